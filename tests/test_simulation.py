@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_planted_motifs_do_not_overlap_and_lie_at_any_phase(output: Path) -> Non
         intervals[name].append((start, end))
     for spans in intervals.values():
         spans.sort()
-        assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
     phases = Counter(start % 6 for spans in intervals.values() for start, _ in spans)
     assert min(phases.values()) > 0.9 * max(phases.values())
 
