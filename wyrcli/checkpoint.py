@@ -1,0 +1,280 @@
+"""A checkpoint is one directory: JSON, safetensors, vocabulary, taxonomy, and how it was trained.
+
+    model/
+      checkpoint.json        format number, kind, window length, pooling, a notice for the user
+      config.json            the backbone, in the official form
+      vocab.txt, tokenizer_config.json
+      taxonomy.json          ranks, taxa, taxids, and the dump they came from
+      model.safetensors      backbone under its official names (esm.*), heads as heads.N.*
+      training.json          options, data and scores of the training
+      heldout.parquet        optional: reads the model has never seen, for ``wyr evaluate``
+      explainers/
+        state-gate/          one directory per Explainer and removal operator
+          explainer.json, model.safetensors, training.json
+
+Nothing is pickled and nothing is imported by a name found in a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from wyrcli import __version__
+from wyrcli.errors import CheckpointError, TaxonomyError
+from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, load_strict, load_tensors
+from wyrcli.model.explainer import EXPLAINERS, Explainer, build_explainer
+from wyrcli.model.explanandum import Explanandum
+from wyrcli.model.masking import OPERATORS
+from wyrcli.model.tokens import KmerTokenizer
+from wyrcli.taxonomy import Taxonomy
+
+__all__ = [
+    "Checkpoint",
+    "TrainedExplainer",
+    "default_model",
+    "list_explainers",
+    "load_checkpoint",
+    "load_explainer",
+    "save_checkpoint",
+    "save_explainer",
+]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """An Explanandum with all that is needed to use it.
+
+    ``window_bp``: longest window it was trained for;  ``notice``: one line that users must see;
+    ``training``: the content of training.json.
+    """
+
+    path: Path
+    explanandum: Explanandum
+    tokenizer: KmerTokenizer
+    taxonomy: Taxonomy
+    window_bp: int
+    name: str = ""
+    notice: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedExplainer:
+    """An Explainer, the operator it was trained for, and how it was trained."""
+
+    name: str
+    explainer: Explainer
+    operator: str
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def default_model() -> Path:
+    """The checkpoint that is installed with the package."""
+    return Path(__file__).parent / "models" / "demo"
+
+
+def save_checkpoint(
+    directory: Path,
+    explanandum: Explanandum,
+    tokenizer: KmerTokenizer,
+    taxonomy: Taxonomy,
+    *,
+    window_bp: int,
+    training: dict[str, Any],
+    name: str = "",
+    notice: str = "",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a checkpoint, whole or not at all.  Raises CheckpointError if ``directory`` is in use."""
+    with _new_directory(directory) as new:
+        tensors = {
+            ("esm." + key.removeprefix("backbone.")) if key.startswith("backbone.") else key: value
+            for key, value in explanandum.state_dict().items()
+        }
+        _save_tensors(new / "model.safetensors", tensors, dtype)
+        (new / "config.json").write_text(explanandum.backbone.config.to_json(), encoding="utf-8")
+        tokenizer.save(new)
+        (new / "taxonomy.json").write_text(taxonomy.to_json(), encoding="utf-8")
+        _write_json(new / "training.json", training)
+        _write_json(
+            new / "checkpoint.json",
+            {
+                "format": FORMAT,
+                "kind": "explanandum",
+                "name": name or directory.name,
+                "notice": notice,
+                "window_bp": window_bp,
+                "pooling": explanandum.pooling,
+                "wyr_version": __version__,
+            },
+        )
+
+
+def load_checkpoint(directory: Path) -> Checkpoint:
+    """Read a checkpoint; the Explanandum comes frozen, in float32, on the CPU.
+
+    Raises CheckpointError that says which part is missing or does not fit.
+    """
+    info = _read_json(directory / "checkpoint.json", "a wyr checkpoint", "explanandum")
+    try:
+        taxonomy = Taxonomy.load(directory / "taxonomy.json")
+    except (OSError, TaxonomyError) as error:
+        raise CheckpointError(f"{directory}: {error}") from None
+    backbone = NucleotideTransformer(BackboneConfig.load(directory / "config.json"))
+    try:
+        explanandum = Explanandum(backbone, taxonomy.sizes, pooling=str(info["pooling"]))
+        window_bp = int(info["window_bp"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{directory}/checkpoint.json: {error!r}") from None
+    tensors = load_tensors(directory)
+    heads = {name: t for name, t in tensors.items() if name.startswith("heads.")}
+    backbone.load_named(
+        {name.removeprefix("esm."): t for name, t in tensors.items() if name not in heads}, str(directory)
+    )
+    load_strict(explanandum.heads, {n.removeprefix("heads."): t for n, t in heads.items()}, str(directory))
+    tokenizer = KmerTokenizer.from_pretrained(directory)
+    return Checkpoint(
+        directory,
+        explanandum.freeze(),
+        tokenizer,
+        taxonomy,
+        window_bp,
+        name=str(info.get("name", directory.name)),
+        notice=str(info.get("notice", "")),
+        training=_read_training(directory),
+    )
+
+
+def explainer_name(kind: str, operator: str) -> str:
+    """Directory of an Explainer inside its checkpoint."""
+    return f"{kind}-{operator}"
+
+
+def list_explainers(directory: Path) -> list[str]:
+    """Names of the Explainers beside an Explanandum, e.g. ``state-gate``."""
+    return sorted(p.parent.name for p in (directory / "explainers").glob("*/explainer.json"))
+
+
+def save_explainer(
+    directory: Path,
+    explainer: Explainer,
+    operator: str,
+    *,
+    training: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+    force: bool = False,
+) -> Path:
+    """Write an Explainer beside its Explanandum in ``directory``; returns where.  Whole or not at all."""
+    target = directory / "explainers" / explainer_name(explainer.kind, operator)
+    target.parent.mkdir(exist_ok=True)
+    with _new_directory(target, force=force) as new:
+        _save_tensors(new / "model.safetensors", explainer.state_dict(), dtype)
+        _write_json(new / "training.json", training)
+        _write_json(
+            new / "explainer.json",
+            {
+                "format": FORMAT,
+                "kind": "explainer",
+                "explainer": explainer.kind,
+                "operator": operator,
+                "config": explainer.config,
+                "wyr_version": __version__,
+            },
+        )
+    return target
+
+
+def load_explainer(directory: Path, kind: str = "state", operator: str = "gate") -> TrainedExplainer:
+    """Read the Explainer of a kind and operator beside an Explanandum, in eval mode, on the CPU.
+
+    Raises CheckpointError that names those there are.
+    """
+    name = explainer_name(kind, operator)
+    path = directory / "explainers" / name
+    if not path.is_dir():
+        known = ", ".join(list_explainers(directory)) or "none; train one with 'wyr train-explainer'"
+        raise CheckpointError(f"{directory}: no Explainer '{name}'; there: {known}")
+    info = _read_json(path / "explainer.json", "an Explainer", "explainer")
+    if info.get("explainer") not in EXPLAINERS or info.get("operator") not in OPERATORS:
+        raise CheckpointError(
+            f"{path}: Explainer '{info.get('explainer')}' with operator '{info.get('operator')}'; "
+            f"known: {', '.join(EXPLAINERS)} with {', '.join(OPERATORS)}"
+        )
+    try:
+        explainer = build_explainer(info["explainer"], {str(k): int(v) for k, v in info["config"].items()})
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}/explainer.json: {error!r}") from None
+    load_strict(explainer, load_tensors(path), str(path))
+    explainer.requires_grad_(False)
+    return TrainedExplainer(name, explainer.eval(), info["operator"], _read_training(path))
+
+
+@contextmanager
+def _new_directory(target: Path, force: bool = False) -> Iterator[Path]:
+    """A private sibling that becomes ``target`` when the block ends well, and vanishes otherwise."""
+    if target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target}: exists already; name a new directory or pass --force")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f".{target.name}.tmp.{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(new, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    from safetensors.torch import save_file
+
+    save_file(
+        {
+            name: t.detach().to(dtype if t.is_floating_point() else t.dtype).cpu().contiguous()
+            for name, t in tensors.items()
+        },
+        path,
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path, what: str, kind: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path.parent}: not {what} (it has no {path.name})") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != kind:
+        raise CheckpointError(f"{path}: expected kind '{kind}' in format {FORMAT}")
+    return content
+
+
+def _read_training(directory: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((directory / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of weights."""
+    return sum(p.numel() for p in module.parameters())

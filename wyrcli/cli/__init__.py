@@ -1,0 +1,81 @@
+"""The command line: the only floor that prints, exits and reads the environment.
+
+Each command lives in a module of its own and imports its library inside its body, so that
+``wyr --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from wyrcli import __version__
+from wyrcli.cli import evaluate, explain, finetune, prepare, simulate, train_explainer
+from wyrcli.cli.console import complain
+from wyrcli.errors import WyrError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="wyr",
+    help="Tell which stretches of a DNA read made a neural classifier call it what it called it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback through tensors helps nobody; see --debug
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for name, command in {
+    "explain": explain.explain,
+    "evaluate": evaluate.evaluate,
+    "simulate": simulate.simulate,
+    "prepare": prepare.prepare,
+    "finetune": finetune.finetune,
+    "train-explainer": train_explainer.train_explainer,
+}.items():
+    app.command(name)(command)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"wyr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if debug:
+        os.environ["WYR_DEBUG"] = "1"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``wyr`` and return its exit code: 0, 1 for a user's error, 2 for usage, 130 for Ctrl-C."""
+    try:
+        app(args=argv, prog_name="wyr")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing may be printed at shutdown either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    except (WyrError, OSError) as error:
+        if os.environ.get("WYR_DEBUG"):
+            raise
+        complain(_message(error))
+        return 1
+    return 0
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

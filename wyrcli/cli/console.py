@@ -1,0 +1,61 @@
+"""What people read while a command works: everything here goes to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import typer
+
+from wyrcli.errors import printable
+
+__all__ = ["Advance", "complain", "progress", "say", "warn"]
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """A line of information."""
+    if not quiet:
+        typer.echo(f"wyr: {message}", err=True)
+
+
+def warn(message: str) -> None:
+    """A line about something the user should know even with --quiet."""
+    typer.echo(f"wyr: warning: {message}", err=True)
+
+
+def complain(message: str) -> None:
+    """The one line of an error; control characters from files never reach the terminal."""
+    typer.echo(f"wyr: error: {printable(message, limit=2000)}", err=True)
+
+
+class Advance(Protocol):
+    """Tells a progress bar how much was done, and what to show beside it."""
+
+    def __call__(self, amount: int = 1, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(label: str, total: int | None = None, *, quiet: bool = False) -> Iterator[Advance]:
+    """A progress bar, only where stderr is a terminal (rich would also draw it for FORCE_COLOR in a pipe)."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda amount=1, note="": None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = [
+        TextColumn("wyr: {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total, note="")
+
+        def advance(amount: int = 1, note: str = "") -> None:
+            bar.update(task, advance=amount, note=note)
+
+        yield advance

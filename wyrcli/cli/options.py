@@ -1,0 +1,77 @@
+"""Options that several commands share, and what they mean for torch."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "Device",
+    "ExplainerKind",
+    "ExplainerOption",
+    "Model",
+    "Operator",
+    "OperatorOption",
+    "Precision",
+    "PrecisionOption",
+    "Quiet",
+    "Seed",
+    "Threads",
+    "set_threads",
+]
+
+
+class ExplainerKind(StrEnum):
+    """Kinds of Explainers; the library's registry is ``model.explainer.EXPLAINERS``."""
+
+    state = "state"
+    lstm = "lstm"
+
+
+class Operator(StrEnum):
+    """Removal operators; the library's registry is ``model.masking.OPERATORS``."""
+
+    gate = "gate"
+    scale = "scale"
+    scale_embedding = "scale-embedding"
+
+
+class Precision(StrEnum):
+    """Number formats of the models."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", help="Checkpoint directory; by default the model that came with wyr."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[
+    int, typer.Option("--threads", "-t", min=0, help="CPU threads; 0 = all that this process may use.")
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="Number format; auto = bf16 where the device has it.")
+]
+ExplainerOption = Annotated[ExplainerKind, typer.Option("--explainer", help="Which kind of Explainer.")]
+OperatorOption = Annotated[
+    Operator, typer.Option("--operator", help="Removal operator that the Explainer was trained for.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
+
+
+def set_threads(threads: int) -> int:
+    """Bound torch's CPU threads; 0 takes what the scheduler allows (cpusets, Slurm).  Returns the number."""
+    import torch
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = threads or allowed
+    torch.set_num_threads(number)
+    return number

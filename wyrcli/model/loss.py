@@ -1,0 +1,180 @@
+"""The Explainer's loss: the paper's four terms, with everything it leaves open as a named option.
+
+    L = λ_c L_c + λ_e L_e + [λ_m A(m) + λ_n A(n) + λ_b mean_c B(s_c)] + λ_tv L_tv
+
+- L_c: cross-entropy of the classifier's answer under the mask m, summed over ranks;
+- L_e: negative entropy of its answer under the inverted mask 1 - m, summed over ranks;
+- A: mean of a mask;  B: how far a class mask's sorted values leave the band between a and b;
+- L_tv: total variation along the sequence, of m and of n.
+
+The paper writes one λ_a for the area terms, names no a and b, and says that all λ are 1; the code of its
+parent method has separate weights.  Hence separate weights here, and two presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["PRESETS", "LossOptions", "LossTerms", "area", "bounds", "explainer_loss", "negative_entropy"]
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights of the terms and the choices that the paper leaves open.
+
+    Parameters
+    ----------
+    classification, entropy, target_area, non_target_area, bounds, total_variation: the weights λ.
+    min_area, max_area: a and b, shares of the valid tokens.
+    entropy_divisor: ``classes`` divides each rank's entropy by its number of classes (as printed: at
+        most ln C / C, which vanishes for many classes), ``log`` by ln C (range 0 to 1), ``none`` by 1.
+    target_labels: ``true`` or ``predicted`` classes choose the mask and are what L_c asks for.
+    concrete_temperature: temperature of the binary concrete relaxation of m in training, so that the
+        soft complement cannot carry what rounding would remove; 0 is the plain sigmoid.
+    """
+
+    classification: float = 1.0
+    entropy: float = 1.0
+    target_area: float = 1.0
+    non_target_area: float = 1.0
+    bounds: float = 1.0
+    total_variation: float = 1.0
+    min_area: float = 0.05
+    max_area: float = 0.30
+    entropy_divisor: str = "classes"
+    target_labels: str = "true"
+    concrete_temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_area < self.max_area <= 1:
+            raise ValueError(f"area bounds {self.min_area} and {self.max_area}; expected 0 <= a < b <= 1")
+        if self.entropy_divisor not in ("classes", "log", "none"):
+            raise ValueError(f"entropy_divisor '{self.entropy_divisor}'; expected classes, log or none")
+        if self.target_labels not in ("true", "predicted"):
+            raise ValueError(f"target_labels '{self.target_labels}'; expected true or predicted")
+        if self.concrete_temperature < 0:
+            raise ValueError("concrete_temperature must not be negative")
+
+
+_PAPER = LossOptions()
+PRESETS: dict[str, LossOptions] = {
+    # a = 0.05 and b = 0.30 are the parent code's defaults; the paper names none.
+    "paper": _PAPER,
+    "balanced": replace(
+        _PAPER,
+        entropy=0.3,
+        target_area=3.0,
+        non_target_area=3.0,
+        bounds=3.0,
+        entropy_divisor="log",
+        target_labels="predicted",
+        concrete_temperature=0.5,
+    ),
+}
+
+
+class LossTerms(NamedTuple):
+    """The terms before weighting, each a 0-d tensor (mean over the batch)."""
+
+    classification: Tensor
+    entropy: Tensor
+    target_area: Tensor
+    non_target_area: Tensor
+    bounds: Tensor
+    total_variation: Tensor
+
+    def total(self, options: LossOptions) -> Tensor:
+        """The weighted sum, a 0-d tensor."""
+        weights = [getattr(options, name) for name in self._fields]
+        return torch.stack([w * term for w, term in zip(weights, self, strict=True)]).sum()
+
+
+def explainer_loss(
+    masked_logits: Sequence[Tensor],
+    inverted_logits: Sequence[Tensor],
+    labels: Tensor,
+    target: Tensor,
+    non_target: Tensor,
+    by_class: Tensor,
+    valid: Tensor,
+    options: LossOptions,
+) -> LossTerms:
+    """The four terms of a batch (paper, section 2.2).
+
+    Parameters
+    ----------
+    masked_logits, inverted_logits: per rank (B, C_r), the Explanandum's answers under m and 1 - m.
+    labels: int64 (B, R), the class within each rank that L_c asks for.
+    target, non_target: m and n in [0, 1], (B, L);  by_class: s_c of the target classes, (B, L, R).
+    valid: bool (B, L), the nucleotide tokens.
+    """
+    classification = torch.stack(
+        [F.cross_entropy(logits, labels[:, r]) for r, logits in enumerate(masked_logits)]
+    ).sum()
+    entropy = torch.stack(
+        [negative_entropy(logits, options.entropy_divisor).mean() for logits in inverted_logits]
+    ).sum()
+    return LossTerms(
+        classification,
+        entropy,
+        area(target, valid).mean(),
+        area(non_target, valid).mean(),
+        bounds(by_class, valid, options.min_area, options.max_area).mean(),
+        (total_variation(target, valid) + total_variation(non_target, valid)).mean(),
+    )
+
+
+def negative_entropy(logits: Tensor, divisor: str = "classes") -> Tensor:
+    """Σ p log p of each row of logits (B, C), divided by C, by ln C or by 1; (B,), never positive."""
+    log_p = logits.log_softmax(-1)
+    n_classes = logits.shape[-1]
+    scale = {"classes": n_classes, "log": max(torch.tensor(float(n_classes)).log().item(), 1e-9), "none": 1.0}
+    return (log_p.exp() * log_p).sum(-1) / scale[divisor]
+
+
+def area(mask: Tensor, valid: Tensor) -> Tensor:
+    """A: mean of a mask (B, L) over the Z valid tokens of each window, (B,)."""
+    return (mask * valid).sum(-1) / valid.sum(-1).clamp_min(1)
+
+
+def bounds(by_class: Tensor, valid: Tensor, min_area: float, max_area: float) -> Tensor:
+    """B of each target class's mask: (B, L, R) to (B, R).
+
+    The values sorted downwards should lie above a step function that is 1 for the first a Z tokens and
+    below one that is 1 for the first b Z; a Z and b Z are rounded, as in the paper (half to even).
+
+    For a Z = 1, b Z = 2 and the sorted mask  .9 .8 .4:
+    q_min - q = 1 0 0 - .9 .8 .4 -> .1 0 0    and    q - q_max = .9 .8 .4 - 1 1 0 -> 0 0 .4
+    """
+    n_valid = valid.sum(-1).clamp_min(1)  # (B,)
+    # Not-valid tokens sort last and count for nothing.
+    values = by_class.masked_fill(~valid[..., None], -1.0).sort(dim=1, descending=True).values
+    place = torch.arange(values.shape[1], device=values.device)[None, :, None]
+    counted = place < n_valid[:, None, None]
+    q_min = (place < (min_area * n_valid).round()[:, None, None]).to(values.dtype)
+    q_max = (place < (max_area * n_valid).round()[:, None, None]).to(values.dtype)
+    outside = F.relu(q_min - values) + F.relu(values - q_max)
+    return (outside * counted).sum(1) / n_valid[:, None]
+
+
+def total_variation(mask: Tensor, valid: Tensor) -> Tensor:
+    """Σ |m[i] - m[i+1]| over neighbouring valid tokens, divided by their number Z; (B,)."""
+    steps = (mask[:, 1:] - mask[:, :-1]).abs() * (valid[:, 1:] & valid[:, :-1])
+    return steps.sum(-1) / valid.sum(-1).clamp_min(1)
+
+
+def relax(mask_logits: Tensor, temperature: float) -> Tensor:
+    """A mask in [0, 1] from its logits: a sigmoid, or a sample of the binary concrete distribution.
+
+    Maddison et al. 2017, Jang et al. 2017: sigmoid((logits + logistic noise) / temperature).
+    """
+    if temperature == 0:
+        return mask_logits.sigmoid()
+    u = torch.rand_like(mask_logits).clamp(1e-6, 1 - 1e-6)
+    return ((mask_logits + u.log() - (1 - u).log()) / temperature).sigmoid()
