@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from wyrcli.cli.console import say
+from wyrcli.cli.options import Quiet
+
 __all__ = ["simulate"]
 
 
@@ -20,6 +23,7 @@ def simulate(
     ] = 0.05,
     max_copies: Annotated[int, typer.Option(min=1, help="Copies of each motif: 1 to this many.")] = 4,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier simulation in OUTDIR.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write simulated reads, their labels, the truth about them and a toy taxonomy.
 
@@ -37,8 +41,8 @@ def simulate(
         max_copies=max_copies,
         force=force,
     )
-    typer.echo(
-        f"wyr: {counts.reads:,} reads of {length:,} bp with {counts.planted:,} planted motifs "
+    say(
+        f"{counts.reads:,} reads of {length:,} bp with {counts.planted:,} planted motifs "
         f"and {counts.decoys:,} decoys in {outdir}",
-        err=True,
+        quiet,
     )
