@@ -1,0 +1,574 @@
+"""FASTA and FASTQ files as records, and records as windows.
+
+The stages, in order:
+
+    paths -> bytes -> decompressed bytes -> clean text -> records (dnaio) -> windows
+
+dnaio parses.  What stands around it here makes it strict about where a stream ends, tolerant of a byte
+order mark and of blank lines at both ends, and able to say which record of which file is wrong.  No
+stage seeks, asks for a size or opens twice, so pipes and process substitution work.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import re
+import sys
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, BinaryIO, Protocol, cast
+
+import dnaio
+from dnaio.readers import FastaReader, FastqReader
+
+from wyrcli.errors import InputError, printable
+from wyrcli.explanation import Window
+
+__all__ = ["RecordCounts", "RecordReader", "normalise", "read_records", "split_windows", "window_borders"]
+
+KMER_BP = 6  # the tokenizer's k: a border between two windows must not cut a k-mer
+DUPLICATE_SEARCH_LIMIT = 4_000_000  # names remembered, about 90 bytes each: memory stays bounded
+_READ_BYTES = 128 * 1024
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+# ---------------------------------------------------------------- decompression
+
+
+class _DamagedError(Exception):
+    """A stream that is not what it should be; the reader adds path and record."""
+
+    def __init__(self, message: str, *, record: int | None = None, line: int | None = None) -> None:
+        super().__init__(message)
+        self.record = record
+        self.line = line
+
+
+class _Decompressor(Protocol):
+    """What bz2, lzma and zstd have in common: one object per compressed stream."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _GzipDecompressor:
+    """One member of a gzip file, with the interface of :class:`_Decompressor`.
+
+    zlib itself checks the member's CRC and length before it sets ``eof``.
+    """
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)
+        self._full = False
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not (self._full or self._zlib.unconsumed_tail)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        text = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+        self._full = len(text) == max_length
+        return text
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """How a compressed file is known and read; ``padded``: zero bytes may follow a stream."""
+
+    name: str
+    magic: re.Pattern[bytes]
+    start: Callable[[], _Decompressor]
+    padded: bool = False
+
+
+def _start_zstd() -> _Decompressor:
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError:
+        raise _DamagedError("a zstd file, but the package 'backports.zstd' is not installed") from None
+    return zstd.ZstdDecompressor()
+
+
+_CODECS = (
+    _Codec("gzip", re.compile(rb"\x1f\x8b"), _GzipDecompressor, padded=True),
+    _Codec("bzip2", re.compile(rb"BZh"), bz2.BZ2Decompressor),
+    _Codec("xz", re.compile(rb"\xfd7zXZ\x00"), lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), padded=True),
+    _Codec("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), _start_zstd),
+)
+_MAGIC_BYTES = 6
+
+
+def _decompress(file: BinaryIO) -> Iterator[bytes]:
+    """The file's content in pieces; the compression is known by its first bytes, never by a name."""
+    head = file.read(_MAGIC_BYTES)
+    for codec in _CODECS:
+        if codec.magic.match(head):
+            yield from _decompress_streams(codec, head, file)
+            return
+    text = head + _read_some(file)
+    while text:
+        yield text
+        text = _read_some(file)
+
+
+def _decompress_streams(codec: _Codec, data: bytes, file: BinaryIO) -> Iterator[bytes]:
+    """All streams (gzip: members) of a compressed file, each to its end marker.
+
+    The file classes of bz2, lzma and gzip are not used: the first two end in silence at whatever follows
+    a stream if that is not a stream, so a damaged second stream would be lost without a word.
+    """
+    decompressor = codec.start()
+    fresh = True  # nothing was given to this decompressor: the file may end here
+    while True:
+        if decompressor.eof:
+            data = decompressor.unused_data
+            decompressor, fresh = codec.start(), True
+        if fresh and codec.padded:
+            data = data.lstrip(b"\0")
+        if not data and decompressor.needs_input:
+            data = _read_some(file)
+            if data:
+                continue
+            if fresh:
+                return
+            raise _DamagedError(f"the {codec.name} stream is cut off; expected its end marker")
+        fresh = False
+        try:
+            text = decompressor.decompress(data, 8 * _READ_BYTES)
+        except MemoryError:
+            raise
+        # Each library has an exception of its own, and decompress() meets no other kind of failure.
+        except Exception as error:
+            raise _DamagedError(f"the {codec.name} stream is damaged: {error}") from None
+        data = b""
+        if text:
+            yield text
+
+
+def _read_some(file: BinaryIO) -> bytes:
+    """The next bytes, without waiting for more than a pipe has; empty at the end."""
+    return cast(io.BufferedReader, file).read1(_READ_BYTES)
+
+
+def _open_binary(path: str) -> AbstractContextManager[BinaryIO]:
+    if path != "-":
+        return open(path, "rb")
+    if sys.stdin is None:
+        raise InputError("there is no standard input", path=path)
+    return nullcontext(sys.stdin.buffer)
+
+
+# ---------------------------------------------------------------- text
+
+
+class _Text(io.RawIOBase):
+    """Clean text for dnaio: what it would trip over is taken away, what it would miss is refused.
+
+    Taken away: a UTF-8 byte order mark, blank lines before the first and after the last record.
+    Refused (_DamagedError): bytes outside ASCII, and in FASTA '#' lines, which dnaio drops in silence.
+    ``first`` is the first character (empty: no content), ``blank_lines`` how many lines came before it.
+    """
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        super().__init__()
+        self._pieces = pieces
+        self.blank_lines = 0
+        self._held = self._skip_to_content()
+        self.first = self._held[:1]
+        self._is_fasta = self.first == b">"
+        self._headers = int(self._is_fasta)
+        self._lines = 0  # line ends delivered
+        self._ready = memoryview(b"")
+        self._ended = not self.first
+        self._recent: deque[tuple[int, bytes]] = deque(maxlen=3)  # (number of its first line, piece)
+
+    def _skip_to_content(self) -> bytes:
+        start = b""
+        for piece in self._pieces:
+            start += piece
+            if len(start) >= len(_BYTE_ORDER_MARK):
+                break
+        start = start.removeprefix(_BYTE_ORDER_MARK)
+        while start:
+            content = start.lstrip(b"\r\n")
+            self.blank_lines += start.count(b"\n", 0, len(start) - len(content))
+            if content:
+                return content
+            start = next(self._pieces, b"")
+        return b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._ready:
+            if self._ended:
+                return 0
+            self._ready = memoryview(self._next_text())
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+    def _next_text(self) -> bytes:
+        """The next text that ends inside a line: line ends are held until something follows them."""
+        if self._lines or self._recent:
+            piece = next(self._pieces, b"")
+            if not piece:
+                self._ended = True
+                return self._last_line_ends()
+        else:
+            piece = b""  # the first text is what was read to find the first character
+        piece = self._held + piece
+        text = piece.rstrip(b"\r\n")
+        self._held = piece[len(text) :]
+        if text:
+            self._check(text)
+            self._recent.append((self._lines, text))
+            self._lines += text.count(b"\n")
+        return text
+
+    def _last_line_ends(self) -> bytes:
+        """One line end, or in FASTQ as many as an empty last record needs for its empty lines."""
+        wanted = 1 if self._is_fasta else 1 + -(self._lines + 1) % 4
+        return b"".join(self._held.splitlines(keepends=True)[:wanted])
+
+    def _check(self, text: bytes) -> None:
+        if not text.isascii():
+            at = re.search(rb"[\x80-\xff]", text)
+            assert at is not None
+            self._refuse(text, at.start(), f"found byte 0x{at[0].hex()}; expected ASCII text")
+        if self._is_fasta:
+            at_comment = text.find(b"\n#")
+            if at_comment >= 0:
+                self._refuse(text, at_comment + 1, "found a line that starts with '#'; expected a sequence")
+            self._headers += text.count(b"\n>")
+
+    def _refuse(self, text: bytes, at: int, message: str) -> None:
+        line = self._lines + text.count(b"\n", 0, at)  # from 0, blank lines at the start left out
+        record = self._headers + text.count(b"\n>", 0, at) if self._is_fasta else line // 4 + 1
+        raise _DamagedError(message, record=record, line=line + 1 + self.blank_lines)
+
+    def peek_start(self) -> bytes:
+        """The first bytes of the content, at most one piece; only before anything was read."""
+        return self._held
+
+    def name_at(self, line: int) -> str | None:
+        """Record name in a FASTQ header line that was read lately; ``line`` counts from 0."""
+        if not self._recent:
+            return None
+        index = line - self._recent[0][0]
+        lines = b"".join(text for _, text in self._recent).split(b"\n")
+        if not 0 <= index < len(lines) or not lines[index].startswith(b"@"):
+            return None
+        words = lines[index][1:].decode("ascii").split(maxsplit=1)
+        return words[0] if words else None
+
+
+# ---------------------------------------------------------------- records
+
+# What people hand over by mistake, by its first bytes.
+_OTHER_FORMATS = {
+    b"BAM\x01": "a BAM file; convert it with 'samtools fastq'",
+    b"CRAM": "a CRAM file; convert it with 'samtools fastq'",
+    b"LOCUS ": "a GenBank flat file; convert it to FASTA",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"\x1f\x8b": "a gzip file inside a compressed file; decompress it once",
+}
+
+
+class RecordReader(Iterator[dnaio.SequenceRecord]):
+    """The records of several files, one file after the other; it knows where it is.
+
+    ``path`` is the file being read and ``number`` the ordinal, **from 1**, of the last record given out
+    of that file, so that whoever finds fault with that record can say where it stands: :meth:`error`.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        if list(paths).count("-") > 1:
+            raise InputError("standard input can be read only once", path="-")
+        self.path: str | None = None
+        self.number = 0
+        self._records = self._read(paths)
+
+    def __next__(self) -> dnaio.SequenceRecord:
+        return next(self._records)
+
+    def close(self) -> None:
+        """Close the file that is open, if reading stops early."""
+        self._records.close()
+
+    def error(self, message: str, name: str | None = None) -> InputError:
+        """An InputError about the last record given out."""
+        return InputError(message, path=self.path, record=self.number, name=name)
+
+    def _read(self, paths: Sequence[str]) -> Generator[dnaio.SequenceRecord, None, None]:
+        for path in paths:
+            self.path, self.number = path, 0
+            with _open_binary(path) as file:
+                try:
+                    yield from self._read_text(_Text(_decompress(file)))
+                except _DamagedError as error:
+                    record = error.record or self.number + 1
+                    raise InputError(str(error), path=path, record=record, line=error.line) from None
+        self.path = None
+
+    def _read_text(self, text: _Text) -> Iterator[dnaio.SequenceRecord]:
+        if text.first == b">":
+            yield from self._read_fasta(text)
+        elif text.first == b"@":
+            yield from self._read_fastq(text)
+        elif text.first:
+            raise self._unknown_format(text)
+
+    def _read_fasta(self, text: _Text) -> Iterator[dnaio.SequenceRecord]:
+        for record in FastaReader(cast(BinaryIO, text)):
+            self.number += 1
+            for sign in (">", "@"):  # dnaio glues such lines into the sequence
+                if sign in record.sequence:
+                    message = f"found '{sign}' inside the sequence; expected '>' only where a line starts"
+                    raise self.error(message, record.id)
+            yield record
+
+    def _read_fastq(self, text: _Text) -> Iterator[dnaio.SequenceRecord]:
+        try:
+            for record in FastqReader(cast(BinaryIO, text)):
+                self.number += 1
+                yield record
+        except dnaio.FileFormatError as error:
+            raise self._fastq_error(error, text) from None
+
+    def _fastq_error(self, error: dnaio.FileFormatError, text: _Text) -> InputError:
+        message = printable(" ".join(error.message.split()), limit=300)
+        if "start with '+'" in message:
+            message += "; a record has exactly four lines, wrapped FASTQ is not read"
+        if error.line is None:
+            return InputError(message, path=self.path, record=self.number + 1)
+        first_line = error.line - error.line % 4
+        return InputError(
+            message,
+            path=self.path,
+            record=first_line // 4 + 1,
+            name=text.name_at(first_line),
+            line=error.line + 1 + text.blank_lines,
+        )
+
+    def _unknown_format(self, text: _Text) -> _DamagedError:
+        start = text.peek_start()
+        for magic, what in _OTHER_FORMATS.items():
+            if start.startswith(magic):
+                return _DamagedError(f"this is {what}; expected FASTA or FASTQ")
+        found = printable(start.split(b"\n")[0].decode("ascii", "replace"), limit=30)
+        line = text.blank_lines + 1
+        return _DamagedError(f"found '{found}'; expected '>' (FASTA) or '@' (FASTQ)", record=1, line=line)
+
+
+def read_records(paths: Sequence[str]) -> RecordReader:
+    """Records of FASTA and FASTQ files, in order.
+
+    Parameters
+    ----------
+    paths: files; ``-`` is standard input.  gzip, BGZF, bzip2, xz and zstd, FASTA and FASTQ are told apart
+        by content, file by file; an empty file holds no record.
+
+    The alphabet is left to :func:`normalise`.
+
+    Raises
+    ------
+    InputError: at the first record that is malformed, or where a compressed stream is cut off or damaged;
+        the records before it were given out.  Wrapped FASTQ and bytes outside ASCII count as malformed.
+    OSError: a file cannot be opened or read.
+    """
+    return RecordReader(paths)
+
+
+# ---------------------------------------------------------------- normalisation
+
+_AMBIGUOUS = "RYSWKMBDHVN"
+_LETTERS = "ACGTU" + _AMBIGUOUS
+_ALLOWED = (_LETTERS + _LETTERS.lower()).encode()
+_NORMAL = bytes.maketrans(_ALLOWED, 2 * ("ACGTT" + "N" * len(_AMBIGUOUS)).encode())
+
+
+def normalise(sequence: str) -> str:
+    """The sequence in the model's alphabet: upper case, U as T, every IUPAC ambiguity code as N.
+
+    Raises ValueError, naming the first other character and its position, **counted from 1**.
+
+    >>> normalise("acguRn-"[:6])
+    'ACGTNN'
+    """
+    codes = sequence.encode("ascii", "replace")  # '?' is no nucleotide code either
+    if codes.translate(None, _ALLOWED):
+        position = next(i for i, code in enumerate(codes) if code not in _ALLOWED)
+        found = printable(sequence[position])
+        raise ValueError(
+            f"found '{found}' at position {position + 1} of the sequence; expected IUPAC nucleotide codes"
+        )
+    return codes.translate(_NORMAL).decode("ascii")
+
+
+# ---------------------------------------------------------------- windows
+
+
+@dataclass
+class RecordCounts:
+    """What became of the records: each one read is windowed or skipped.
+
+    ``bases`` counts every record read, skipped ones too.  ``duplicate_names`` counts records whose name
+    came before (by 64-bit hash, among the first DUPLICATE_SEARCH_LIMIT different names).
+    ``windows_without_acgt`` counts windows left out of records that were windowed: N throughout.
+    """
+
+    records: int = 0
+    bases: int = 0
+    windows: int = 0
+    windowed: int = 0
+    skipped: dict[str, int] = field(default_factory=lambda: {"empty": 0, "short": 0, "no_acgt": 0})
+    windows_without_acgt: int = 0
+    duplicate_names: int = 0
+
+    def accounted(self) -> bool:
+        """Whether no record was lost: records == windowed + skipped."""
+        return self.records == self.windowed + sum(self.skipped.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts for a JSON report."""
+        return {
+            "records": self.records,
+            "bases": self.bases,
+            "records_windowed": self.windowed,
+            "records_skipped": dict(self.skipped),
+            "windows": self.windows,
+            "windows_without_acgt": self.windows_without_acgt,
+            "duplicate_names": self.duplicate_names,
+        }
+
+
+def window_borders(length: int, window_bp: int) -> list[int]:
+    """Where to cut ``length`` bp: the fewest windows of at most ``window_bp`` that are nearly equal.
+
+    The result starts with 0, ends with ``length``, and holds multiples of 6 between, so that no k-mer of
+    the record's frame is cut.  Lengths differ by at most 6 bp, except for what is left over at the end.
+
+    >>> window_borders(13, 12)
+    [0, 6, 13]
+    """
+    if window_bp < KMER_BP:
+        raise ValueError(f"a window needs at least {KMER_BP} bp, not {window_bp}")
+    # All but the last window are whole k-mers, so they may be shorter than window_bp allows.
+    whole_bp = window_bp - window_bp % KMER_BP
+    n_windows = 1 + max(0, -(-(length - window_bp) // whole_bp))
+    n_kmers = -(-length // KMER_BP)
+    # Rounding down gives the last window the odd k-mer: only that one may be cut off or exceed whole_bp.
+    return [i * n_kmers // n_windows * KMER_BP for i in range(n_windows)] + [length]
+
+
+def split_windows(
+    records: Iterable[dnaio.SequenceRecord],
+    window_bp: int,
+    counts: RecordCounts,
+    *,
+    min_bp: int = KMER_BP,
+    on_skip: Callable[[int, str, int, str], None] | None = None,
+) -> Iterator[Window]:
+    """Normalised windows that tile each record, in input order, without overlap.
+
+    Parameters
+    ----------
+    records: from :func:`read_records`, whose path and record number then go into errors; or any others.
+    window_bp: longest window, at least 6.
+    counts: updated while the windows are taken.
+    min_bp: records shorter than this are skipped.
+    on_skip: called as ``on_skip(record, name, length, reason)`` for each record without a window, with
+        its ordinal in the whole input from 0, its length in bp, and the reason: empty, short or no_acgt.
+
+    Raises
+    ------
+    InputError: a record has no name, or a character that is no nucleotide code.
+    ValueError: ``window_bp`` is below 6.
+    """
+    window_borders(0, window_bp)  # refuses a bad window_bp even where there is no record
+    names: set[int] = set()
+    for ordinal, record in enumerate(records):
+        name, sequence = _check_record(records, ordinal, record)
+        counts.records += 1
+        counts.bases += len(sequence)
+        counts.duplicate_names += _is_duplicate(name, names)
+        reason = _reason_to_skip(sequence, min_bp)
+        if reason is not None:
+            counts.skipped[reason] = counts.skipped.get(reason, 0) + 1
+            if on_skip is not None:
+                on_skip(ordinal, name, len(sequence), reason)
+            continue
+        counts.windowed += 1
+        borders = window_borders(len(sequence), window_bp)
+        for start, stop in pairwise(borders):
+            piece = sequence[start:stop]
+            if _lacks_acgt(piece):
+                counts.windows_without_acgt += 1
+            else:
+                counts.windows += 1
+                yield Window(ordinal, name, start, stop, piece)
+
+
+def _check_record(
+    records: Iterable[dnaio.SequenceRecord], ordinal: int, record: dnaio.SequenceRecord
+) -> tuple[str, str]:
+    """Name (up to the first white space) and normalised sequence.  Raises InputError."""
+    name = record.id
+    message = ""
+    if not name:
+        message = "the record has no name; expected one right after '>' or '@'"
+    else:
+        try:
+            return name, normalise(record.sequence)
+        except ValueError as error:
+            message = str(error)
+    if isinstance(records, RecordReader):
+        raise records.error(message, name)
+    raise InputError(message, record=ordinal + 1, name=name)
+
+
+def _reason_to_skip(sequence: str, min_bp: int) -> str | None:
+    if not sequence:
+        return "empty"
+    if len(sequence) < min_bp:
+        return "short"
+    return "no_acgt" if _lacks_acgt(sequence) else None
+
+
+def _lacks_acgt(sequence: str) -> bool:
+    """Whether a normalised sequence is N throughout."""
+    return not sequence.strip("N")
+
+
+def _is_duplicate(name: str, seen: set[int]) -> bool:
+    code = hash(name)
+    if code in seen:
+        return True
+    if len(seen) < DUPLICATE_SEARCH_LIMIT:
+        seen.add(code)
+    return False
