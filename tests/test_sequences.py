@@ -20,11 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import wyrcli.sequences
 from wyrcli.errors import InputError
 from wyrcli.explanation import Window
 from wyrcli.sequences import (
     RecordCounts,
     RecordReader,
+    _Text,
     normalise,
     read_records,
     split_windows,
@@ -217,6 +219,29 @@ def test_fifo_that_drips(tmp_path):
     writer.start()
     assert names(str(path)) == ["a"]
     writer.join()
+
+
+@pytest.mark.parametrize("size", range(1, 30))
+@pytest.mark.parametrize(
+    "body", [ONE, ONE + b"@b\n\n+\n\n", b">a\r\nAC\r\n\r\nGT\r\n", ONE.replace(b"\n", b"\r\n")]
+)
+def test_text_is_the_same_however_it_arrives(body, size):
+    """Where the pieces of a stream are cut has no influence."""
+    data = b"\xef\xbb\xbf\n\r\n" + body + b"\n\r\n\n"
+    text = _Text(data[i : i + size] for i in range(0, len(data), size))
+    assert (text.first, text.blank_lines) == (body[:1], 2)
+    assert text.readall() == body
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64])
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_streams_are_the_same_however_they_arrive(write, monkeypatch, kind, size):
+    """The same for compressed bytes, and for text that a decompressor gives out a little at a time."""
+    monkeypatch.setattr(wyrcli.sequences, "_READ_BYTES", size)
+    compress = COMPRESS[kind]
+    text = b"\xef\xbb\xbf\n" + b"".join(b"@r%d\nACGT\n+\nIIII\n" % i for i in range(50))
+    path = write(compress(text) + compress(ONE + b"\n\n"))
+    assert names(path) == [*(f"r{i}" for i in range(50)), "a"]
 
 
 def test_standard_input_only_once():

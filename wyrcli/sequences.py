@@ -210,7 +210,7 @@ class _Text(io.RawIOBase):
             start += piece
             if len(start) >= len(_BYTE_ORDER_MARK):
                 break
-        start = start.removeprefix(_BYTE_ORDER_MARK)
+        start = start.removeprefix(_BYTE_ORDER_MARK) or next(self._pieces, b"")
         while start:
             content = start.lstrip(b"\r\n")
             self.blank_lines += start.count(b"\n", 0, len(start) - len(content))
