@@ -39,6 +39,7 @@ __all__ = [
     "LabelledWindow",
     "LabelledWindows",
     "StringColumn",
+    "check_new_directory",
     "new_directory",
     "read_windows",
 ]
@@ -95,6 +96,10 @@ class StringColumn(Sequence[str]):
             raise IndexError(f"string {index} of {len(self)}")
         return str(self.data[self.offsets[i] : self.offsets[i + 1]].tobytes(), "utf-8")
 
+    def head(self, n: int) -> StringColumn:
+        """The first ``n`` strings, or all if there are fewer."""
+        return StringColumn(self.data, self.offsets[: n + 1])
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledWindows:
@@ -113,6 +118,17 @@ class LabelledWindows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def head(self, n: int) -> LabelledWindows:
+        """The first ``n`` windows, or all if there are fewer.  No text is copied."""
+        return LabelledWindows(
+            self.names.head(n),
+            self.starts[:n],
+            self.stops[:n],
+            self.groups.head(n),
+            self.sequences.head(n),
+            self.labels[:n],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +209,20 @@ def read_windows(path: Path, taxonomy: Taxonomy) -> LabelledWindows:
             path=str(path),
         )
     return windows
+
+
+def write_windows(path: Path, windows: LabelledWindows, taxonomy: Taxonomy) -> None:
+    """Write one Parquet file of labelled windows; :func:`read_windows` reads it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [windows.names, windows.starts, windows.stops, windows.groups, windows.sequences]
+    columns += list(windows.labels.T)
+    schema = _schema(taxonomy.ranks)
+    arrays = [pa.array(list(column), type) for column, type in zip(columns, schema.types, strict=True)]
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd", compression_level=19
+    )
 
 
 def _string_column(column: pa.ChunkedArray) -> StringColumn:
@@ -289,6 +319,18 @@ class DatasetWriter:
         (self._directory / "taxonomy.json").write_text(self.taxonomy.to_json(), encoding="utf-8")
 
 
+def check_new_directory(path: Path, *, replace: Collection[str] = ()) -> None:
+    """Raise WyrError where :func:`new_directory` would: worth doing before long work."""
+    if path.exists() and not path.is_dir():
+        raise WyrError(f"{path}: is a file; expected a directory that is new or empty")
+    if path.is_dir():
+        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in replace)
+        if foreign:
+            raise WyrError(
+                f"{path}: the directory is not empty (it holds {foreign[0]}); choose a new or an empty one"
+            )
+
+
 @contextmanager
 def new_directory(path: Path, *, replace: Collection[str] = ()) -> Iterator[Path]:
     """A private directory to write into, which becomes ``path`` when the block ends without an error.
@@ -298,15 +340,8 @@ def new_directory(path: Path, *, replace: Collection[str] = ()) -> Iterator[Path
 
     Raises WyrError, before anything is written, if ``path`` is a file or holds anything else.
     """
-    path = Path(os.path.abspath(path))  # not resolve(): a link at path is the user's business
-    if path.exists() and not path.is_dir():
-        raise WyrError(f"{path}: is a file; expected a directory that is new or empty")
-    if path.is_dir():
-        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in replace)
-        if foreign:
-            raise WyrError(
-                f"{path}: the directory is not empty (it holds {foreign[0]}); choose a new or an empty one"
-            )
+    path = Path(os.path.realpath(path))  # what a link points at is replaced, never the link
+    check_new_directory(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
     private = path.parent / f".{path.name}.{token}.part"  # a sibling: renames stay on one file system

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wyrcli.dataset import SPLITS, DatasetWriter, LabelledWindow
+from wyrcli.dataset import SPLITS, DatasetWriter, LabelledWindow, check_new_directory
 from wyrcli.errors import InputError, TaxonomyError, WyrError, printable
 from wyrcli.ncbi import NcbiTaxonomy, Taxon
 from wyrcli.sequences import normalise, read_records
@@ -198,6 +198,7 @@ def prepare(
     ranks = tuple(canonical_rank(rank) for rank in ranks)
     stride = window_bp if stride is None else stride
     _check_options(inputs, ranks, window_bp, stride, min_bp, max_per_taxon, validation, test, seed)
+    check_new_directory(output)
     table = None if labels is None else read_labels(labels)
     counts = PreparationCounts()
     with NcbiTaxonomy.open(taxdump, cache_dir) as ncbi:
