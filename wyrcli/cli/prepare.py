@@ -39,11 +39,11 @@ def prepare(
     ] = "superkingdom,phylum,genus",
     window: Annotated[int, typer.Option(min=1, help="Longest window, in bp.")] = 1500,
     stride: Annotated[
-        int | None, typer.Option(min=1, help="From window to window, in bp.  [default: --window]")
+        int | None, typer.Option(min=1, help="From window to window, in bp; by default --window.")
     ] = None,
     min_length: Annotated[
         int | None,
-        typer.Option(min=1, help="Shortest window, in bp.  [default: 200, at most --window]"),
+        typer.Option(min=1, help="Shortest window, in bp; by default 200, at most --window."),
     ] = None,
     max_per_taxon: Annotated[
         int | None, typer.Option(min=1, help="Most windows per taxon of the narrowest rank, drawn at random.")
