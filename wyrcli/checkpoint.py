@@ -18,10 +18,6 @@ Nothing is pickled and nothing is imported by a name found in a file.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ import torch
 from torch import nn
 
 from wyrcli import __version__
+from wyrcli.dataset import LabelledWindows, new_directory, write_windows
 from wyrcli.errors import CheckpointError, TaxonomyError
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, load_strict, load_tensors
 from wyrcli.model.explainer import EXPLAINERS, Explainer, build_explainer
@@ -50,6 +47,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+_EXPLAINER_FILES = ("explainer.json", "model.safetensors", "training.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +94,13 @@ def save_checkpoint(
     name: str = "",
     notice: str = "",
     dtype: torch.dtype = torch.float32,
+    held_out: LabelledWindows | None = None,
 ) -> None:
-    """Write a checkpoint, whole or not at all.  Raises CheckpointError if ``directory`` is in use."""
-    with _new_directory(directory) as new:
+    """Write a checkpoint, whole or not at all.  Raises WyrError if ``directory`` has content.
+
+    ``held_out``: windows that the model has never seen, kept beside it for ``wyr evaluate``.
+    """
+    with new_directory(directory) as new:
         tensors = {
             ("esm." + key.removeprefix("backbone.")) if key.startswith("backbone.") else key: value
             for key, value in explanandum.state_dict().items()
@@ -107,6 +109,8 @@ def save_checkpoint(
         (new / "config.json").write_text(explanandum.backbone.config.to_json(), encoding="utf-8")
         tokenizer.save(new)
         (new / "taxonomy.json").write_text(taxonomy.to_json(), encoding="utf-8")
+        if held_out is not None:
+            write_windows(new / "heldout.parquet", held_out, taxonomy)
         _write_json(new / "training.json", training)
         _write_json(
             new / "checkpoint.json",
@@ -179,7 +183,7 @@ def save_explainer(
     """Write an Explainer beside its Explanandum in ``directory``; returns where.  Whole or not at all."""
     target = directory / "explainers" / explainer_name(explainer.kind, operator)
     target.parent.mkdir(exist_ok=True)
-    with _new_directory(target, force=force) as new:
+    with new_directory(target, replace=_EXPLAINER_FILES if force else ()) as new:
         _save_tensors(new / "model.safetensors", explainer.state_dict(), dtype)
         _write_json(new / "training.json", training)
         _write_json(
@@ -219,24 +223,6 @@ def load_explainer(directory: Path, kind: str = "state", operator: str = "gate")
     load_strict(explainer, load_tensors(path), str(path))
     explainer.requires_grad_(False)
     return TrainedExplainer(name, explainer.eval(), info["operator"], _read_training(path))
-
-
-@contextmanager
-def _new_directory(target: Path, force: bool = False) -> Iterator[Path]:
-    """A private sibling that becomes ``target`` when the block ends well, and vanishes otherwise."""
-    if target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{target}: exists already; name a new directory or pass --force")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f".{target.name}.tmp.{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    try:
-        yield new
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(new, target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:

@@ -17,7 +17,7 @@ from wyrcli.cli import evaluate, explain, finetune, prepare, simulate, train_exp
 from wyrcli.cli.console import complain
 from wyrcli.errors import WyrError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name="wyr",
@@ -79,3 +79,8 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

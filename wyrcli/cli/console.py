@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
 from wyrcli.errors import printable
 
-__all__ = ["Advance", "complain", "progress", "say", "warn"]
+if TYPE_CHECKING:
+    from wyrcli.training import Progress as TrainingProgress
+
+__all__ = ["Advance", "complain", "progress", "say", "training_reporter", "warn"]
 
 
 def say(message: str, quiet: bool = False) -> None:
@@ -59,3 +62,21 @@ def progress(label: str, total: int | None = None, *, quiet: bool = False) -> It
             bar.update(task, advance=amount, note=note)
 
         yield advance
+
+
+def training_reporter(
+    advance: Advance, total_steps: int, quiet: bool
+) -> Callable[[TrainingProgress], None]:
+    """Moves the bar of a training; off a terminal, where logs are kept, about ten lines in all."""
+    done, lines = 0, 0
+
+    def report(now: TrainingProgress) -> None:
+        nonlocal done, lines
+        values = ", ".join(f"{name} {value:.3f}" for name, value in now.values.items())
+        advance(now.step - done, values)
+        done = now.step
+        if not sys.stderr.isatty() and 10 * now.step >= (lines + 1) * total_steps:
+            lines = 10 * now.step // total_steps
+            say(f"step {now.step:,} of {total_steps:,}: {values}", quiet)
+
+    return report

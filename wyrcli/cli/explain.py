@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections import deque
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +24,10 @@ from wyrcli.cli.options import (
     Threads,
     set_threads,
 )
+
+if TYPE_CHECKING:
+    from wyrcli.sequences import RecordCounts
+    from wyrcli.writers import BedCounts
 
 __all__ = ["explain"]
 
@@ -67,72 +72,107 @@ def explain(
 
     Example:  wyr explain reads.fasta -o important.bed
     """
-    from wyrcli import report, sequences, writers
+    from wyrcli import sequences, writers
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
     from wyrcli.inference import choose_device, choose_precision
     from wyrcli.inference import explain as run
+    from wyrcli.report import Stopwatch, run_report
 
-    outputs = [path for path in (output, tokens, predictions, json) if path is not None]
-    writers.check_outputs(outputs, inputs)
+    writers.check_outputs([output, tokens, predictions, json], inputs)
     used_threads = set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
     checkpoint = load_checkpoint(model or default_model())
-    taxonomy = checkpoint.taxonomy
     trained = load_explainer(checkpoint.path, explainer, operator)
+    ranks = checkpoint.taxonomy.ranks
     if rank is not None:
-        rank = taxonomy.ranks[taxonomy.rank_index(rank)]
+        rank = ranks[checkpoint.taxonomy.rank_index(rank)]
     if checkpoint.notice:
         say(checkpoint.notice, quiet)
     checkpoint.explanandum.to(where, dtype)
     trained.explainer.to(where, dtype)
 
     counts = sequences.RecordCounts()
-    stopwatch = report.Stopwatch()
+    skipped: deque[tuple[int, str, int, str]] = deque()  # filled by the reading thread, emptied by this one
+    stopwatch = Stopwatch()
     with ExitStack() as stack:
+
+        def open_output(path: str) -> writers.TextOutput:
+            return stack.enter_context(writers.open_output(path))
+
         bed = writers.BedWriter(
-            stack.enter_context(writers.open_output(output)), rank=rank, threshold=threshold, min_length=min_length
+            open_output(output), ranks, rank=rank, threshold=threshold, min_length=min_length
         )
-        sinks = [bed.write]
-        skipped = []
-        if tokens is not None:
-            handle = stack.enter_context(writers.open_output(tokens))
-            sinks.append(writers.TokensWriter(handle, taxonomy.ranks).write)
+        per_token = writers.TokensWriter(open_output(tokens), ranks) if tokens is not None else None
+        table = None
         if predictions is not None:
-            handle = stack.enter_context(writers.open_output(predictions))
-            table = writers.PredictionsWriter(handle, taxonomy.ranks, threshold=threshold, min_length=min_length)
-            sinks.append(table.write)
-            skipped.append(table.write_skipped)
+            table = writers.PredictionsWriter(
+                open_output(predictions), ranks, threshold=threshold, min_length=min_length
+            )
 
-        def on_skip(record: int, name: str, length: int, reason: str) -> None:
-            for write in skipped:
-                write(name, length, reason)
+        def write_skipped(before: float) -> None:
+            while skipped and skipped[0][0] < before:
+                _, name, length, reason = skipped.popleft()
+                if table is not None:
+                    table.write_skipped(name, length, reason)
 
-        windows = sequences.split_windows(
-            sequences.read_records(inputs), checkpoint.window_bp, counts, on_skip=on_skip
-        )
-        advance = stack.enter_context(progress("reads explained", quiet=quiet))
-        done = 0
-        for explanation in run(
-            windows,
+        explanations = run(
+            sequences.split_windows(
+                sequences.read_records(inputs),
+                checkpoint.window_bp,
+                counts,
+                on_skip=lambda *record: skipped.append(record),
+            ),
             checkpoint.explanandum,
             trained.explainer,
             checkpoint.tokenizer,
-            taxonomy,
+            checkpoint.taxonomy,
             batch_tokens=batch_size * (checkpoint.window_bp // checkpoint.tokenizer.k + 1),
             device=where,
             rank=rank,
-        ):
-            for write in sinks:
-                write(explanation)
-            done += 1
+        )
+        advance = stack.enter_context(progress("windows explained", quiet=quiet))
+        written = 0
+        for explanation in explanations:
+            write_skipped(before=explanation.window.record)
+            bed.write(explanation)
+            if per_token is not None:
+                per_token.write(explanation)
+            if table is not None:
+                table.write(explanation)
+            written += 1
             advance()
-        if done != counts.windows:
-            raise RuntimeError(f"{counts.windows} windows went in and {done} came out")
-        counts.accounted()
+        write_skipped(before=math.inf)
+        if written != counts.windows or not counts.accounted():
+            raise RuntimeError(f"{counts.as_dict()} went in, but {written} windows came out")
         if json is not None:
-            content = report.run_report(
-                sys.argv, inputs, checkpoint, trained, counts, bed, stopwatch, str(where), str(dtype), used_threads
+            results = {"windows": written, "chunks": bed.counts.chunks, "bases_in_chunks": bed.counts.bases}
+            execution = {"device": str(where), "precision": str(dtype), "threads": used_threads}
+            content = run_report(
+                sys.argv, inputs, checkpoint, trained, counts, results, stopwatch.seconds(), execution
             )
-            with writers.open_output(json) as handle:
-                handle.write(content)
+            writers.write_json(json, content)
+    _summarise(counts, bed.counts, quiet)
+
+
+def _summarise(counts: RecordCounts, written: BedCounts, quiet: bool) -> None:
+    lost = sum(counts.skipped.values())
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in counts.skipped.items() if n)
+    say(
+        f"{counts.records:,} reads in: {counts.windowed:,} explained in {counts.windows:,} windows, "
+        f"{lost:,} skipped" + (f" ({reasons})" if reasons else ""),
+        quiet,
+    )
+    share = written.bases / counts.bases if counts.bases else 0.0
+    say(f"{written.chunks:,} important chunks hold {share:.1%} of {counts.bases:,} bases", quiet)
+    if counts.records == 0:
+        warn("there was no read in the input")
+    if counts.windows_without_acgt:
+        warn(f"{counts.windows_without_acgt:,} windows of long reads were left out: they are N throughout")
+    if counts.duplicate_names:
+        warn(f"{counts.duplicate_names:,} reads have a name that came before; tools that join by name mix them up")
+    if written.unsafe_windows:
+        warn(
+            f"{written.unsafe_windows:,} windows have a name that bedtools takes for a header and drops; "
+            "rename those reads (names must not start with track, browser, #, > or !)"
+        )

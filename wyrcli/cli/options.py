@@ -11,13 +11,16 @@ import typer
 
 __all__ = [
     "Device",
+    "Embeddings",
     "ExplainerKind",
     "ExplainerOption",
     "Model",
     "Operator",
     "OperatorOption",
+    "Pooling",
     "Precision",
     "PrecisionOption",
+    "Preset",
     "Quiet",
     "Seed",
     "Threads",
@@ -38,6 +41,27 @@ class Operator(StrEnum):
     gate = "gate"
     scale = "scale"
     scale_embedding = "scale-embedding"
+
+
+class Preset(StrEnum):
+    """Weights of the Explainer's loss; ``model.loss.PRESETS``."""
+
+    balanced = "balanced"
+    paper = "paper"
+
+
+class Embeddings(StrEnum):
+    """How k-mer embeddings start."""
+
+    random = "random"
+    composed = "composed"
+
+
+class Pooling(StrEnum):
+    """What the heads of an Explanandum read."""
+
+    mean = "mean"
+    cls = "cls"
 
 
 class Precision(StrEnum):

@@ -150,6 +150,10 @@ class KmerTokenizer:
         config = {"tokenizer_class": "EsmTokenizer", "model_max_length": 2048}
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
+    def kmers(self) -> dict[int, str]:
+        """The k-mer tokens: id to letters."""
+        return {i: t for i, t in enumerate(self.vocabulary) if len(t) == self.k and set(t) <= set("ACGT")}
+
     def encode(self, sequence: str) -> list[int]:
         """Ids of one sequence, ``<cls>`` first.  The plain form that :meth:`tokenize` must equal."""
         return [self.cls_id, *(self._token_id(sequence[a:b]) for a, b in self._walk(sequence))]

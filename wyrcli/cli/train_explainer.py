@@ -1,0 +1,173 @@
+"""``wyr train-explainer``: the network that says which tokens matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wyrcli.cli.console import progress, say, training_reporter
+from wyrcli.cli.options import (
+    Device,
+    ExplainerKind,
+    ExplainerOption,
+    Operator,
+    Precision,
+    PrecisionOption,
+    Preset,
+    Quiet,
+    Seed,
+    Threads,
+    set_threads,
+)
+
+__all__ = ["train_explainer"]
+
+Weight = Annotated[float | None, typer.Option(min=0, help="Replaces the preset's weight.")]
+
+
+def train_explainer(
+    model: Annotated[Path, typer.Argument(help="Checkpoint directory of the classifier.", metavar="MODEL")],
+    data: Annotated[Path, typer.Option("--data", help="Dataset directory from wyr prepare.")],
+    explainer: ExplainerOption = ExplainerKind.state,
+    operator: Annotated[
+        Operator, typer.Option("--operator", help="What a mask does to the classifier.")
+    ] = Operator.gate,
+    preset: Annotated[Preset, typer.Option("--preset", help="Weights and choices of the loss.")] = Preset.balanced,
+    classification: Weight = None,
+    entropy: Weight = None,
+    target_area: Weight = None,
+    non_target_area: Weight = None,
+    bounds: Weight = None,
+    total_variation: Weight = None,
+    min_area: Annotated[float | None, typer.Option(min=0, max=1, help="a: least share of tokens.")] = None,
+    max_area: Annotated[float | None, typer.Option(min=0, max=1, help="b: largest share of tokens.")] = None,
+    concrete_temperature: Annotated[
+        float | None, typer.Option(min=0, help="Binary concrete noise on m in training; 0 = none.")
+    ] = None,
+    target_labels: Annotated[
+        str | None, typer.Option("--target-labels", help="true or predicted classes choose the mask.")
+    ] = None,
+    entropy_divisor: Annotated[
+        str | None, typer.Option("--entropy-divisor", help="classes (as printed), log or none.")
+    ] = None,
+    states: Annotated[
+        int, typer.Option("--states", min=0, help="state: how many of the last hidden states; 0 = all layers'.")
+    ] = 0,
+    width: Annotated[int, typer.Option("--width", min=1, help="state: features per token.")] = 64,
+    hidden: Annotated[int, typer.Option("--hidden", min=1, help="lstm: units per direction.")] = 80,
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 1,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Windows per step.")] = 64,
+    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 2e-3,
+    warmup: Annotated[float, typer.Option("--warmup", min=0, max=1, help="Share of the steps.")] = 0.05,
+    half: Annotated[bool, typer.Option("--half", help="Store weights as bf16: half the size.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an Explainer of this kind.")] = False,
+    device: Device = "auto",
+    precision: PrecisionOption = Precision.auto,
+    threads: Threads = 0,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train an Explainer for a frozen classifier; it is stored beside the classifier, in MODEL/explainers.
+
+    The loss has the paper's four terms.  The preset 'paper' is as printed there, 'balanced' is ours; any
+    weight can be replaced.
+    """
+    from dataclasses import asdict, replace
+
+    import torch
+
+    from wyrcli import training
+    from wyrcli.checkpoint import (
+        explainer_name,
+        list_explainers,
+        load_checkpoint,
+        parameter_count,
+        save_explainer,
+    )
+    from wyrcli.dataset import Dataset
+    from wyrcli.errors import CheckpointError
+    from wyrcli.inference import choose_device, choose_precision
+    from wyrcli.model.explainer import build_explainer
+    from wyrcli.model.loss import PRESETS
+
+    chosen = {
+        "classification": classification,
+        "entropy": entropy,
+        "target_area": target_area,
+        "non_target_area": non_target_area,
+        "bounds": bounds,
+        "total_variation": total_variation,
+        "min_area": min_area,
+        "max_area": max_area,
+        "concrete_temperature": concrete_temperature,
+        "target_labels": target_labels,
+        "entropy_divisor": entropy_divisor,
+    }
+    try:
+        loss = replace(PRESETS[preset], **{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    set_threads(threads)
+    where = choose_device(device)
+    checkpoint = load_checkpoint(model)
+    name = explainer_name(explainer, operator)
+    if name in list_explainers(model) and not force:
+        raise CheckpointError(f"{model}: has an Explainer '{name}' already; --force replaces it")
+    dataset = Dataset.open(data)
+    if dataset.taxonomy.taxa != checkpoint.taxonomy.taxa:
+        raise CheckpointError(f"{data}: its taxa are not those of the model {model}")
+    torch.manual_seed(seed)
+    shape = checkpoint.explanandum.backbone.config
+    n_classes = checkpoint.taxonomy.n_classes
+    if explainer is ExplainerKind.state:
+        sizes = {
+            "hidden_size": shape.hidden_size,
+            "n_states": min(states, shape.num_hidden_layers + 1) or shape.num_hidden_layers,
+            "n_classes": n_classes,
+            "width": width,
+        }
+    else:
+        sizes = {"vocab_size": shape.vocab_size, "n_classes": n_classes, "hidden": hidden}
+    network = build_explainer(explainer, sizes)
+    options = training.TrainingOptions(
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        epochs=epochs,
+        steps=steps,
+        warmup=warmup,
+        precision="bf16" if choose_precision(precision, where) == torch.bfloat16 else "fp32",
+        seed=seed,
+    )
+    train = dataset.split("train")
+    total = options.total_steps(len(train))
+    say(
+        f"{name}: {parameter_count(network):,} weights, {len(train):,} windows, {total:,} steps of {batch_size} "
+        f"on {where} in {options.precision}",
+        quiet,
+    )
+    with progress("steps", total, quiet=quiet) as advance:
+        last = training.train_explainer(
+            network,
+            checkpoint.explanandum,
+            checkpoint.tokenizer,
+            train,
+            operator,
+            loss,
+            options,
+            where,
+            training_reporter(advance, total, quiet),
+        )
+    record = {
+        "command": "wyr train-explainer",
+        "preset": str(preset),
+        "loss": asdict(loss),
+        "options": asdict(options),
+        "dataset": dataset.info,
+        "last": last,
+    }
+    dtype = torch.bfloat16 if half else torch.float32
+    path = save_explainer(model, network.cpu(), operator, training=record, dtype=dtype, force=force)
+    say(f"Explainer in {path}", quiet)
