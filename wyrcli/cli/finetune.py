@@ -88,7 +88,7 @@ def finetune(
             )
         backbone = NucleotideTransformer(shape)
         if embeddings is Embeddings.composed:
-            compose_embeddings(backbone, tokenizer.kmers(), seed)
+            compose_embeddings(backbone.embeddings.word_embeddings, tokenizer.kmers(), seed)
         explanandum = Explanandum(backbone, sizes, pooling)
     elif start is None:
         raise typer.BadParameter("name where to start: --from or --config")
@@ -139,7 +139,7 @@ def finetune(
         "command": "wyr finetune",
         "options": asdict(options),
         "start": str(start or config),
-        "embeddings": embeddings,
+        "embeddings": str(embeddings),
         "dataset": data.info,
         "last": last,
         "balanced_accuracy": scores,

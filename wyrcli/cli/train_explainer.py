@@ -10,6 +10,7 @@ import typer
 from wyrcli.cli.console import progress, say, training_reporter
 from wyrcli.cli.options import (
     Device,
+    Embeddings,
     ExplainerKind,
     ExplainerOption,
     Operator,
@@ -57,6 +58,10 @@ def train_explainer(
     ] = 0,
     width: Annotated[int, typer.Option("--width", min=1, help="state: features per token.")] = 64,
     hidden: Annotated[int, typer.Option("--hidden", min=1, help="lstm: units per direction.")] = 80,
+    embeddings: Annotated[
+        Embeddings,
+        typer.Option("--embeddings", help="lstm: start of k-mer embeddings; composed of the shorter k-mers inside."),
+    ] = Embeddings.random,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 1,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Windows per step.")] = 64,
@@ -90,7 +95,8 @@ def train_explainer(
     from wyrcli.dataset import Dataset
     from wyrcli.errors import CheckpointError
     from wyrcli.inference import choose_device, choose_precision
-    from wyrcli.model.explainer import build_explainer
+    from wyrcli.model.backbone import compose_embeddings
+    from wyrcli.model.explainer import LstmExplainer, build_explainer
     from wyrcli.model.loss import PRESETS
 
     chosen = {
@@ -132,6 +138,10 @@ def train_explainer(
     else:
         sizes = {"vocab_size": shape.vocab_size, "n_classes": n_classes, "hidden": hidden}
     network = build_explainer(explainer, sizes)
+    if embeddings is Embeddings.composed:
+        if not isinstance(network, LstmExplainer):
+            raise typer.BadParameter("--embeddings is for --explainer lstm; the others read the classifier's states")
+        compose_embeddings(network.embedding, checkpoint.tokenizer.kmers(), seed)
     options = training.TrainingOptions(
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -165,6 +175,7 @@ def train_explainer(
         "preset": str(preset),
         "loss": asdict(loss),
         "options": asdict(options),
+        "embeddings": str(embeddings),
         "dataset": dataset.info,
         "last": last,
     }

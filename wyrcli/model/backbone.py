@@ -366,7 +366,7 @@ def _combine_bias(attention: Tensor | None, key_bias: Tensor | None, dtype: torc
     return None if bias is None else bias[:, None, None, :]
 
 
-def compose_embeddings(model: NucleotideTransformer, kmers: Mapping[int, str], seed: int = 0) -> None:
+def compose_embeddings(embedding: nn.Embedding, kmers: Mapping[int, str], seed: int = 0) -> None:
     """Start k-mer embeddings from the shorter k-mers inside them.
 
     The vector of a k-mer becomes the sum, over j = 1 to 4 and over the positions inside it, of a random
@@ -377,8 +377,7 @@ def compose_embeddings(model: NucleotideTransformer, kmers: Mapping[int, str], s
     ``kmers`` maps token ids to their letters; other tokens keep their initial vectors.
     """
     generator = torch.Generator().manual_seed(seed)
-    weight = model.embeddings.word_embeddings.weight
-    size = model.config.hidden_size
+    weight, size = embedding.weight, embedding.embedding_dim
     parts: dict[str, Tensor] = {}
     with torch.no_grad():
         for token, letters in kmers.items():
