@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wyrcli.model.backbone import NucleotideTransformer
 from wyrcli.model.masking import Operator, gate
@@ -16,7 +17,7 @@ __all__ = ["Classified", "Explanandum"]
 
 
 class Classified(NamedTuple):
-    """``logits`` float32 (B, C), all ranks side by side; ``states``: hidden states, each (B, L, H)."""
+    """``logits`` (B, C), float32 or wider, ranks side by side; ``states``: hidden states, each (B, L, H)."""
 
     logits: Tensor
     states: list[Tensor]
@@ -69,7 +70,9 @@ class Explanandum(nn.Module):
         """Logits (B, C); with a mask (B, L), those of the masked windows."""
         return self.classify(batch, mask, operator).logits
 
-    def classify(self, batch: TokenBatch, mask: Tensor | None = None, operator: Operator = gate) -> Classified:
+    def classify(
+        self, batch: TokenBatch, mask: Tensor | None = None, operator: Operator = gate
+    ) -> Classified:
         """Logits, and the hidden states that the ``state`` Explainer reads."""
         embeddings = self.backbone.embed(batch.ids, batch.attention_mask)
         return self.classify_embeddings(embeddings, batch, mask, operator)
@@ -86,15 +89,19 @@ class Explanandum(nn.Module):
                 embeddings = embeddings * factor[..., None].to(embeddings.dtype)
         states = self.backbone.encode(embeddings, batch.attention_mask, key_bias)
         if self.pooling == "cls":
-            pooled = states[-1][:, 0].float()
+            pooled = states[-1][:, 0]
         else:
             n_valid = batch.valid.sum(-1, keepdim=True).clamp_min(1)  # (B, 1)
             # A product with the weights as a (1, L) matrix: no copy of the states in float32.
             weights = (weight / n_valid).to(states[-1].dtype)[:, None, :]
-            pooled = torch.bmm(weights, states[-1])[:, 0].float()  # (B, H)
-        if self.heads[0].weight.dtype == torch.float64:
-            pooled = pooled.double()
-        return Classified(torch.cat([head(pooled) for head in self.heads], dim=-1), states)
+            pooled = torch.bmm(weights, states[-1])[:, 0]  # (B, H)
+        # The heads compute in float32 at least, also where their weights are stored in bf16.
+        wide = torch.promote_types(pooled.dtype, torch.float32)
+        logits = [
+            F.linear(pooled.to(wide), head.weight.to(wide), head.bias.to(wide))  # type: ignore[arg-type]
+            for head in self.heads
+        ]
+        return Classified(torch.cat(logits, dim=-1), states)
 
     def split(self, logits: Tensor) -> list[Tensor]:
         """(B, C) to one (B, C_r) per rank."""
