@@ -62,11 +62,11 @@ class BackboneConfig:
             if content.get("position_embedding_type") == "absolute":
                 values.setdefault("add_bias_fnn", True)
             config = cls(**values)
+            config.check(str(path))
         except FileNotFoundError:
             raise CheckpointError(f"{path}: not found; expected a Nucleotide Transformer config.json") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: not a Nucleotide Transformer config.json: {error}") from None
-        config.check(str(path))
         return config
 
     def check(self, where: str) -> None:
@@ -321,10 +321,13 @@ def load_tensors(directory: Path) -> dict[str, Tensor]:
             tensors = {}
             for file in pickled:
                 loaded = torch.load(file, map_location="cpu", weights_only=True)
+                if not isinstance(loaded, dict):
+                    raise ValueError(f"{file.name} holds no tensors by name")
                 tensors.update({str(name): t for name, t in loaded.items() if isinstance(t, Tensor)})
             return tensors
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{directory}: weights cannot be read: {str(error).splitlines()[0]}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{directory}: weights cannot be read: {reason}") from None
     except Exception as error:
         if type(error).__name__ == "UnpicklingError":
             raise CheckpointError(

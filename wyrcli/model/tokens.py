@@ -105,6 +105,8 @@ class KmerTokenizer:
         ids = {token: i for i, token in enumerate(self.vocabulary)}
         if len(ids) != len(self.vocabulary):
             raise CheckpointError("vocab.txt names a token twice")
+        if "" in ids:
+            raise CheckpointError(f"vocab.txt: line {ids[''] + 1} is empty; expected one token per line")
         kmers = [t for t in self.vocabulary if len(t) > 1 and set(t) <= set("ACGT")]
         required = ["<cls>", "<pad>", "A", "C", "G", "T", "N"]
         missing = [t for t in required if t not in ids]
@@ -134,7 +136,11 @@ class KmerTokenizer:
         path = Path(directory) / "vocab.txt"
         if not path.is_file():
             raise CheckpointError(f"{path}: not found; a checkpoint holds its vocabulary there")
-        return cls(path.read_text(encoding="utf-8").split("\n") if path.stat().st_size else [])
+        try:
+            # The official file ends without a newline; one that an editor added names no token.
+            return cls(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{path}: not a text file; expected vocab.txt with one token per line") from None
 
     @classmethod
     def nucleotide_transformer_v2(cls, k: int = 6) -> KmerTokenizer:
