@@ -291,7 +291,7 @@ def test_faults_in_the_input_are_located(toy: Path, tmp_path: Path) -> None:
         ({"window_bp": 5}, "longer than the window"),
         ({"stride": 0}, "at least 1"),
         ({"max_per_taxon": 0}, "at least 1"),
-        ({"validation": 0.5, "test": 0.5}, "leave some for training"),
+        ({"validation": 0.5, "test": 0.6}, "add up to more than 1"),
         ({"seed": -1}, "negative"),
     ],
 )

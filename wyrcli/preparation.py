@@ -274,8 +274,9 @@ def _check_options(
         raise WyrError(f"the shortest window ({min_bp} bp) is longer than the window ({window_bp} bp)")
     if max_per_taxon is not None and max_per_taxon < 1:
         raise WyrError(f"{max_per_taxon} windows per taxon were asked for; at least 1 is needed")
-    if not (0 <= validation and 0 <= test and validation + test < 1):
-        raise WyrError(f"shares of validation ({validation}) and test ({test}) must leave some for training")
+    if not (0 <= validation and 0 <= test and validation + test <= 1):
+        # Nothing left for training is fine: a set that only examines a model that exists already.
+        raise WyrError(f"shares of validation ({validation}) and test ({test}) add up to more than 1")
     if seed < 0:
         raise WyrError(f"seed is {seed}; it must not be negative")
 

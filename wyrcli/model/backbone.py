@@ -146,7 +146,13 @@ class _SelfAttention(nn.Module):
             q, k = _rotate(q, *rotary), _rotate(k, *rotary)
         if key_bias is not None:
             key_bias = key_bias.to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
+        if key_bias is not None and key_bias.requires_grad and x.device.type == "cpu":
+            # No fused CPU kernel has a gradient for the bias, and torch's fallback converts the whole
+            # (L, L) bias back and forth: the plain formula is over four times as fast there.
+            shares = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + key_bias).softmax(-1)
+            out = shares.to(v.dtype) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
         return out.transpose(1, 2).reshape(b, n, h)
 
 

@@ -1,0 +1,430 @@
+"""The commands as a user meets them: exit codes, streams, files, and the whole path end to end."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wyrcli import __version__
+from wyrcli.checkpoint import default_model
+from wyrcli.cli import main
+from wyrcli.writers import BED_COLUMNS
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run ``wyr`` in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def random_sequence(length: int, seed: int) -> str:
+    """Uniform random bases."""
+    return "".join(random.Random(seed).choices("ACGT", k=length))
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four simulated reads of a seed that no training used."""
+    folder = tmp_path_factory.mktemp("cli") / "sim"
+    assert main(["simulate", str(folder), "--seed", "991", "--reads", "24", "-q"]) == 0
+    return folder
+
+
+def wyr(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    """Run ``wyr`` as a process of its own."""
+    command = [sys.executable, "-m", "wyrcli", *arguments]
+    return subprocess.run(command, capture_output=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+
+
+# ---------------------------------------------------------------- help, version, usage
+
+
+def test_version_is_one_line_on_stdout(run: Run) -> None:
+    """Workflow managers grep it."""
+    assert run("--version") == (0, f"wyr {__version__}\n", "")
+
+
+def test_help_of_every_command_names_its_options(run: Run) -> None:
+    """The options that the README speaks of exist."""
+    wanted = {
+        "explain": ["--tokens", "--predictions", "--json", "--rank", "--threshold", "--min-length", "--operator"],
+        "evaluate": ["--table", "--data", "--tsv"],
+        "simulate": ["--seed", "--reads"],
+        "prepare": ["--labels", "--taxonomy"],
+        "finetune": ["--from", "--config"],
+        "train-explainer": ["--explainer", "--operator", "--preset"],
+    }
+    for command, options in wanted.items():
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert [o for o in options if o not in out] == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["no-such-command"], ["explain"], ["explain", "x.fa", "--threshold", "2"], ["evaluate"]]
+)
+def test_usage_errors_exit_2(run: Run, arguments: list[str]) -> None:
+    """Wrong words on the command line are told apart from wrong files."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err
+
+
+def test_help_does_not_import_torch() -> None:
+    """It must start at once."""
+    code = "import sys, wyrcli.cli; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ---------------------------------------------------------------- explain
+
+
+def test_explain_writes_bed_to_stdout(run: Run, simulated: Path) -> None:
+    """Without -o the BED goes to stdout and everything else to stderr."""
+    code, out, err = run("explain", simulated / "reads.fasta")
+    assert code == 0
+    header, *rows = out.splitlines()
+    assert header == "#" + "\t".join(BED_COLUMNS)
+    assert len(rows) > 24
+    for row in rows:
+        chrom, start, end, _, score, strand, thick_start, thick_end, _, mean, lineage = row.split("\t")
+        assert chrom.startswith("read")
+        assert 0 <= int(start) < int(end) <= 1500
+        assert (thick_start, thick_end, strand) == (start, end, ".")
+        assert int(score) == round(1000 * float(mean)) or abs(int(score) - 1000 * float(mean)) <= 0.6
+        assert 0.5 < float(mean) <= 1
+        assert lineage.count(";") == 2
+    assert "demo" in err and "24 reads in: 24 explained" in err
+
+
+def test_explain_finds_planted_motifs_and_not_decoys(run: Run, simulated: Path, tmp_path: Path) -> None:
+    """The point of it all: chunks cover most planted bases and few others."""
+    bed = tmp_path / "important.bed"
+    assert run("explain", simulated / "reads.fasta", "-o", bed, "-q") == (0, "", "")
+
+    def bases(path: Path) -> set[tuple[str, int]]:
+        rows = (line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#"))
+        return {(row[0], i) for row in rows for i in range(int(row[1]), int(row[2]))}
+
+    called, planted, decoys = bases(bed), bases(simulated / "truth.bed"), bases(simulated / "decoys.bed")
+    n_bases = 24 * 1500
+    background = (len(called) - len(called & planted) - len(called & decoys)) / (
+        n_bases - len(planted) - len(decoys)
+    )
+    assert len(called & planted) / len(planted) > 0.7
+    assert len(called) / n_bases < 0.3
+    assert background < 0.15
+    assert len(called & decoys) / len(decoys) < 0.3
+
+
+def test_explain_writes_all_outputs(run: Run, simulated: Path, tmp_path: Path) -> None:
+    """Tokens tile the reads, predictions have a row per read, and the report accounts for each."""
+    bed, tokens, calls, report = (tmp_path / n for n in ("a.bed.gz", "t.tsv.gz", "p.tsv", "r.wyr.json"))
+    code, out, _ = run(
+        "explain", simulated / "reads.fasta", "-o", bed, "--tokens", tokens, "--predictions", calls, "--json", report
+    )  # fmt: skip
+    assert (code, out) == (0, "")
+    with gzip.open(tokens, "rt") as file:
+        header, *rows = (line.rstrip("\n").split("\t") for line in file)
+    ranks = ["superkingdom", "phylum", "genus"]
+    assert header == ["#chrom", "start", "end", "token", "score", *(f"score_{r}" for r in ranks)]
+    sequences = (simulated / "reads.fasta").read_text().split("\n")[1::2]
+    assert "".join(row[3] for row in rows) == "".join(sequences)
+    assert all(abs(float(row[4]) - max(map(float, row[5:]))) < 1e-9 for row in rows)
+    labels = [line.split("\t") for line in (simulated / "labels.tsv").read_text().splitlines()[1:]]
+    called = [line.split("\t") for line in calls.read_text().splitlines()[1:]]
+    assert [row[0] for row in called] == [row[0] for row in labels]
+    right = sum(row[4] == truth[2] for row, truth in zip(called, labels, strict=True))
+    assert right >= 22
+    content = json.loads(report.read_text())
+    assert content["read"]["records"] == 24
+    assert content["written"]["windows"] == 24
+    with gzip.open(bed, "rt") as file:
+        assert content["written"]["chunks"] == sum(1 for _ in file) - 1
+
+
+def test_every_record_is_accounted_for(run: Run, tmp_path: Path) -> None:
+    """Empty, short, N-only, lower-case, RNA, IUPAC, long and duplicate records: none is lost, order kept."""
+    records = [
+        ("empty", ""),
+        ("short", "ACG"),
+        ("nothing", "N" * 100),
+        ("lower", random_sequence(300, 1).lower()),
+        ("rna", random_sequence(300, 2).replace("T", "U")),
+        ("iupac", random_sequence(100, 3) + "RYSWKM" + random_sequence(100, 4)),
+        ("long", random_sequence(4000, 5)),
+        ("gap", random_sequence(1500, 6) + "N" * 4500 + random_sequence(1500, 7)),
+        ("twice", random_sequence(200, 8)),
+        ("twice", random_sequence(210, 9)),
+    ]
+    reads, calls, tokens, report = (tmp_path / n for n in ("x.fa", "p.tsv", "t.tsv", "r.json"))
+    reads.write_text("".join(f">{name} described\n{sequence}\n" for name, sequence in records))
+    code, out, err = run("explain", reads, "--predictions", calls, "--tokens", tokens, "--json", report)
+    assert code == 0
+    rows = [line.split("\t") for line in calls.read_text().splitlines()[1:]]
+    order = list(dict.fromkeys(row[0] for row in rows))
+    assert order == list(dict.fromkeys(name for name, _ in records))
+    assert [row[3] for row in rows[:3]] == ["skipped:empty", "skipped:short", "skipped:no_acgt"]
+    long = [row for row in rows if row[0] == "long"]
+    assert [int(row[1]) for row in long][0] == 0 and int(long[-1][2]) == 4000
+    assert all(a[2] == b[1] for a, b in zip(long[:-1], long[1:], strict=True))
+    assert sum(row[0] == "twice" for row in rows) == 2
+    read = json.loads(report.read_text())["read"]
+    assert read["records"] == len(records) == read["records_windowed"] + sum(read["records_skipped"].values())
+    assert read["windows_without_acgt"] > 0 and "left out" in err
+    assert "name that came before" in err
+    token_rows = [line.split("\t") for line in tokens.read_text().splitlines()[1:]]
+    assert "".join(r[3] for r in token_rows if r[0] == "lower") == records[3][1].upper()
+    assert out.startswith("#chrom")
+
+
+@pytest.mark.parametrize("extra", [[], ["--tokens", "t.tsv", "--predictions", "p.tsv", "--json", "r.json"]])
+def test_empty_input_gives_whole_empty_outputs(run: Run, tmp_path: Path, extra: list[str]) -> None:
+    """A pipeline that expects the files finds them."""
+    reads = tmp_path / "none.fasta"
+    reads.touch()
+    extra = [str(tmp_path / e) if "." in e else e for e in extra]
+    code, _, err = run("explain", reads, "-o", tmp_path / "x.bed", *extra)
+    assert code == 0
+    assert "no read" in err
+    assert (tmp_path / "x.bed").read_text() == "#" + "\t".join(BED_COLUMNS) + "\n"
+    assert all((tmp_path / name).exists() for name in extra if "." in name)
+
+
+@pytest.mark.parametrize("batch_size", ["1", "7"])
+def test_batch_size_does_not_matter(run: Run, simulated: Path, batch_size: str) -> None:
+    """Nor does how reads are grouped: the same chunks, in the same order."""
+    common = ["explain", str(simulated / "reads.fasta"), "--precision", "fp32", "-q"]
+    whole = run(*common)[1].splitlines()
+    assert run(*common, "--batch-size", batch_size)[1].splitlines() == whole
+
+
+def test_bf16_calls_what_fp32_calls(run: Run, simulated: Path) -> None:
+    """Half precision moves few tokens across the threshold."""
+    common = ["explain", str(simulated / "reads.fasta"), "-q"]
+
+    def bases(text: str) -> set[tuple[str, int]]:
+        rows = (line.split("\t") for line in text.splitlines()[1:])
+        return {(r[0], i) for r in rows for i in range(int(r[1]), int(r[2]))}
+
+    exact, half = (bases(run(*common, "--precision", p)[1]) for p in ("fp32", "bf16"))
+    assert len(exact ^ half) < 0.02 * len(exact)
+
+
+@pytest.mark.parametrize(("name", "pack"), [("r.fq.gz", gzip.compress), ("r.fastq", bytes)])
+def test_fastq_stdin_and_files_agree(simulated: Path, tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:  # fmt: skip
+    """FASTQ from a file and through a pipe, compressed or not, gives what FASTA gives."""
+    lines = (simulated / "reads.fasta").read_text().split("\n")
+    fastq = "".join(f"@{n[1:]}\n{s}\n+\n{'I' * len(s)}\n" for n, s in zip(lines[:8:2], lines[1:8:2], strict=True))
+    fasta = tmp_path / "four.fasta"
+    fasta.write_text("\n".join(lines[:8]) + "\n")
+    packed = pack(fastq.encode())
+    (tmp_path / name).write_bytes(packed)
+    expected = wyr("explain", str(fasta), "-q")
+    assert expected.returncode == 0 and expected.stdout.count(b"\n") > 4
+    assert wyr("explain", str(tmp_path / name), "-q").stdout == expected.stdout
+    assert wyr("explain", "-", "-q", input=packed).stdout == expected.stdout
+
+
+def test_rank_threshold_and_min_length(run: Run, simulated: Path) -> None:
+    """One rank is a part of all; a higher threshold and a minimum length report less."""
+    reads = str(simulated / "reads.fasta")
+
+    def bases(*more: str) -> int:
+        rows = [line.split("\t") for line in run("explain", reads, "-q", *more)[1].splitlines()[1:]]
+        return sum(int(r[2]) - int(r[1]) for r in rows)
+
+    everything = bases()
+    assert 0 < bases("--rank", "genus") < everything
+    assert bases("--rank", "domain") == bases("--rank", "superkingdom") < everything
+    assert bases("--threshold", "0.9") < everything
+    rows = run("explain", reads, "-q", "--min-length", "18")[1].splitlines()[1:]
+    assert rows and all(int(r.split("\t")[2]) - int(r.split("\t")[1]) >= 18 for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b">ok\nACGTACGT\n>bad\nACGT!ACGT\n", ["record 2", "'bad'", "'!'"]),
+        (b"@ok\nACGT\n+\nIIII\n@bad\nACGT\n+\nIII\n", ["line", "bad"]),
+        (b"hello\n", ["expected '>'"]),
+        (gzip.compress(b">a\n" + b"ACGT" * 5000)[:-20], []),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    run: Run, tmp_path: Path, content: bytes, wanted: list[str]
+) -> None:
+    """Exit 1, file and record named, and no output that looks whole."""
+    reads = tmp_path / "bad.fa"
+    reads.write_bytes(content)
+    code, out, err = run("explain", reads, "-o", tmp_path / "x.bed", "--tokens", tmp_path / "x.tsv", "-q")
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1 and err.startswith("wyr: error: ") and "bad.fa" in err
+    assert [w for w in wanted if w not in err] == []
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.fa"]
+
+
+def test_user_errors_name_what_was_expected(run: Run, simulated: Path, tmp_path: Path) -> None:
+    """Missing files, wrong ranks, absent Explainers, no such device: one line each."""
+    reads = simulated / "reads.fasta"
+    for arguments, wanted in [
+        (["explain", tmp_path / "missing.fa"], "missing.fa"),
+        (["explain", reads, "--rank", "tribe"], "superkingdom, phylum, genus"),
+        (["explain", reads, "--operator", "scale-embedding"], "state-gate"),
+        (["explain", reads, "--model", tmp_path], "not a wyr checkpoint"),
+        (["explain", reads, "--device", "cuda:99"], "cuda:99"),
+        (["explain", reads, "-o", reads], "is an input"),
+        (["explain", reads, "-o", tmp_path / "x", "--tokens", tmp_path / "x"], "two outputs"),
+        (["evaluate", "--table", "--data", tmp_path], "not a dataset"),
+    ]:
+        code, out, err = run(*arguments)
+        assert (code, out) == (1, "")
+        assert wanted in err and "Traceback" not in err
+
+
+@pytest.mark.skipif(not shutil.which("head"), reason="needs head")
+def test_a_broken_pipe_ends_quietly(simulated: Path) -> None:
+    """``wyr explain ... | head -1`` says nothing of pipes."""
+    reads = " ".join([str(simulated / "reads.fasta")] * 3)
+    command = f"{sys.executable} -m wyrcli explain {reads} -q | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=120)
+    assert done.stdout.startswith(b"#chrom")
+    assert done.stderr == b""
+
+
+def test_ctrl_c_exits_130(simulated: Path, tmp_path: Path) -> None:
+    """An interrupted run leaves no output behind."""
+    import signal
+    import time
+
+    fifo = tmp_path / "reads.fasta"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "wyrcli", "explain", str(fifo), "-o", str(tmp_path / "x.bed")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    with fifo.open("w") as writer:  # opens once wyr reads
+        writer.write(">a\nACGTACGTACGT\n")
+        writer.flush()
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert [p.name for p in tmp_path.iterdir()] == ["reads.fasta"]
+
+
+def test_hostile_names_never_reach_the_terminal(run: Run, tmp_path: Path) -> None:
+    """Escape sequences in a name are defused in messages and in tables."""
+    reads = tmp_path / "x.fa"
+    reads.write_text(">evil\x1b[31m\nACGT?ACGT\n")
+    code, _, err = run("explain", reads)
+    assert code == 1 and "\x1b" not in err
+    reads.write_text(">evil\x1b[31m\n" + random_sequence(1500, 3) + "\n>track1\n" + random_sequence(1500, 4) + "\n")
+    code, out, err = run("explain", reads, "--threshold", "0.01")
+    assert code == 0 and "\x1b" not in out + err
+    assert "bedtools" in err
+
+
+@pytest.mark.skipif(not shutil.which("bedtools"), reason="needs bedtools")
+def test_bedtools_accepts_the_result(run: Run, simulated: Path, tmp_path: Path) -> None:
+    """sort, merge, intersect and getfasta run, and getfasta returns the bases of the chunk."""
+    bed = tmp_path / "x.bed"
+    run("explain", simulated / "reads.fasta", "-o", bed, "-q")
+
+    def bedtools(*arguments: object) -> list[str]:
+        done = subprocess.run(["bedtools", *map(str, arguments)], capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    n_rows = len(bed.read_text().splitlines()) - 1
+    (tmp_path / "sorted.bed").write_text("\n".join(bedtools("sort", "-i", bed)) + "\n")
+    assert len(bedtools("sort", "-i", bed)) == n_rows
+    assert bedtools("merge", "-i", tmp_path / "sorted.bed")
+    hits = bedtools("intersect", "-u", "-a", simulated / "truth.bed", "-b", bed)
+    assert len(hits) > 0.7 * len((simulated / "truth.bed").read_text().splitlines())
+    shutil.copy(simulated / "reads.fasta", tmp_path / "reads.fasta")
+    fasta = bedtools("getfasta", "-fi", tmp_path / "reads.fasta", "-bed", bed)
+    assert len(fasta) == 2 * n_rows
+
+
+# ---------------------------------------------------------------- the other commands
+
+
+def test_evaluate_table(run: Run, tmp_path: Path) -> None:
+    """The demo's own held-out reads give the seven conditions at three ranks, and a sensible story."""
+    tsv = tmp_path / "table.tsv"
+    code, out, _ = run("evaluate", "--table", "--limit", "96", "--tsv", tsv, "--json", tmp_path / "e.json")
+    assert code == 0
+    header, *rows = (line.split("\t") for line in tsv.read_text().splitlines())
+    assert header == ["condition", "rank", "balanced_accuracy", "tokens_kept"]
+    assert len(rows) == 21
+    table = {(condition, rank): (float(a), float(kept)) for condition, rank, a, kept in rows}
+    assert table["unmasked", "superkingdom"][0] > 0.95
+    assert table["rounded masks", "superkingdom"][0] > 0.9
+    assert table["inverted rounded masks", "superkingdom"][0] < 0.5
+    assert table["rounded masks", "genus"][1] < 0.3
+    assert "operator gate" in out and "operator scale" in out
+    assert json.loads((tmp_path / "e.json").read_text())["evaluations"][0]["operator"] == "gate"
+
+
+def test_the_whole_path_on_a_tiny_model(run: Run, tmp_path: Path) -> None:
+    """simulate, prepare, finetune, train-explainer, evaluate, explain: each takes what the last one made."""
+    sim, data, model = tmp_path / "sim", tmp_path / "data", tmp_path / "model"
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "vocab_size": 4107,
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+            }
+        )
+    )
+    assert run("simulate", sim, "--reads", "80", "--length", "600", "--max-copies", "2")[0] == 0
+    assert run(
+        "prepare", sim / "reads.fasta", "--labels", sim / "labels.tsv", "--taxonomy", sim / "taxdump",
+        "--window", "600", "--test", "0.2", "-o", data,
+    )[0] == 0  # fmt: skip
+    code, out, err = run(
+        "finetune", data, "--config", config, "--embeddings", "composed", "--steps", "3", "-b", "16",
+        "--held-out", "8", "-o", model,
+    )  # fmt: skip
+    assert (code, out) == (0, "") and "test balanced accuracy" in err
+    for explainer, operator in [("state", "gate"), ("lstm", "gate"), ("state", "scale")]:
+        code, _, err = run(
+            "train-explainer", model, "--data", data, "--steps", "2", "-b", "8",
+            "--explainer", explainer, "--operator", operator,
+        )  # fmt: skip
+        assert code == 0, err
+    assert run("train-explainer", model, "--data", data, "--steps", "2")[0] == 1  # never replaced unasked
+    assert run("finetune", data, "--from", model, "--steps", "1", "-b", "8", "-o", tmp_path / "more")[0] == 0
+    code, out, _ = run("evaluate", "--table", "--model", model, "--data", data)
+    assert code == 0 and "state-gate" in out and "state-scale" in out
+    assert run("evaluate", "--table", "--model", model)[0] == 0
+    for arguments in ([], ["--explainer", "lstm"], ["--operator", "scale"]):
+        code, out, _ = run("explain", sim / "reads.fasta", "--model", model, *arguments)
+        assert code == 0 and out.startswith("#chrom")
+
+
+def test_the_demo_says_what_it_is() -> None:
+    """Nobody may take the toy for a classifier of real taxa."""
+    info = json.loads((default_model() / "checkpoint.json").read_text())
+    assert "demo" in info["name"] and "simulated" in info["notice"]
