@@ -88,15 +88,15 @@ class Explanandum(nn.Module):
             if factor is not None:
                 embeddings = embeddings * factor[..., None].to(embeddings.dtype)
         states = self.backbone.encode(embeddings, batch.attention_mask, key_bias)
+        wide = torch.promote_types(states[-1].dtype, torch.float32)
         if self.pooling == "cls":
             pooled = states[-1][:, 0]
         else:
             n_valid = batch.valid.sum(-1, keepdim=True).clamp_min(1)  # (B, 1)
             # A product with the weights as a (1, L) matrix: no copy of the states in float32.
-            weights = (weight / n_valid).to(states[-1].dtype)[:, None, :]
+            weights = (weight.to(wide) / n_valid).to(states[-1].dtype)[:, None, :]
             pooled = torch.bmm(weights, states[-1])[:, 0]  # (B, H)
         # The heads compute in float32 at least, also where their weights are stored in bf16.
-        wide = torch.promote_types(pooled.dtype, torch.float32)
         logits = [
             F.linear(pooled.to(wide), head.weight.to(wide), head.bias.to(wide))  # type: ignore[arg-type]
             for head in self.heads
