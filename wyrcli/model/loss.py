@@ -13,6 +13,7 @@ parent method has separate weights.  Hence separate weights here, and two preset
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -134,7 +135,7 @@ def negative_entropy(logits: Tensor, divisor: str = "classes") -> Tensor:
     """Σ p log p of each row of logits (B, C), divided by C, by ln C or by 1; (B,), never positive."""
     log_p = logits.log_softmax(-1)
     n_classes = logits.shape[-1]
-    scale = {"classes": n_classes, "log": max(torch.tensor(float(n_classes)).log().item(), 1e-9), "none": 1.0}
+    scale = {"classes": n_classes, "log": max(math.log(n_classes), 1e-9), "none": 1.0}
     return (log_p.exp() * log_p).sum(-1) / scale[divisor]
 
 
@@ -156,7 +157,7 @@ def bounds(by_class: Tensor, valid: Tensor, min_area: float, max_area: float) ->
     # Not-valid tokens sort last and count for nothing.
     values = by_class.masked_fill(~valid[..., None], -1.0).sort(dim=1, descending=True).values
     place = torch.arange(values.shape[1], device=values.device)[None, :, None]
-    counted = place < n_valid[:, None, None]
+    counted = place < valid.sum(-1)[:, None, None]
     q_min = (place < (min_area * n_valid).round()[:, None, None]).to(values.dtype)
     q_max = (place < (max_area * n_valid).round()[:, None, None]).to(values.dtype)
     outside = F.relu(q_min - values) + F.relu(values - q_max)
