@@ -134,8 +134,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     info = _read_json(directory / "checkpoint.json", "a wyr checkpoint", "explanandum")
     try:
         taxonomy = Taxonomy.load(directory / "taxonomy.json")
-    except (OSError, TaxonomyError) as error:
-        raise CheckpointError(f"{directory}: {error}") from None
+    except (OSError, ValueError, TaxonomyError) as error:
+        raise CheckpointError(f"{directory}: taxonomy.json: {error}") from None
     backbone = NucleotideTransformer(BackboneConfig.load(directory / "config.json"))
     try:
         explanandum = Explanandum(backbone, taxonomy.sizes, pooling=str(info["pooling"]))
@@ -149,6 +149,11 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     )
     load_strict(explanandum.heads, {n.removeprefix("heads."): t for n, t in heads.items()}, str(directory))
     tokenizer = KmerTokenizer.from_pretrained(directory)
+    # Published v1 vocabularies name special tokens behind the end of the embedding; they are never used.
+    n_used = 1 + max(i for i, token in enumerate(tokenizer.vocabulary) if not token.startswith("<"))
+    n_rows = backbone.config.vocab_size
+    if n_used > n_rows:
+        raise CheckpointError(f"{directory}: vocab.txt needs {n_used} embeddings, but vocab_size is {n_rows}")
     return Checkpoint(
         directory,
         explanandum.freeze(),
@@ -211,14 +216,14 @@ def load_explainer(directory: Path, kind: str = "state", operator: str = "gate")
         known = ", ".join(list_explainers(directory)) or "none; train one with 'wyr train-explainer'"
         raise CheckpointError(f"{directory}: no Explainer '{name}'; there: {known}")
     info = _read_json(path / "explainer.json", "an Explainer", "explainer")
-    if info.get("explainer") not in EXPLAINERS or info.get("operator") not in OPERATORS:
+    if str(info.get("explainer")) not in EXPLAINERS or str(info.get("operator")) not in OPERATORS:
         raise CheckpointError(
             f"{path}: Explainer '{info.get('explainer')}' with operator '{info.get('operator')}'; "
             f"known: {', '.join(EXPLAINERS)} with {', '.join(OPERATORS)}"
         )
     try:
         explainer = build_explainer(info["explainer"], {str(k): int(v) for k, v in info["config"].items()})
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}/explainer.json: {error!r}") from None
     load_strict(explainer, load_tensors(path), str(path))
     explainer.requires_grad_(False)

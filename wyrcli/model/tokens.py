@@ -140,7 +140,7 @@ class KmerTokenizer:
             # The official file ends without a newline; one that an editor added names no token.
             return cls(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
         except UnicodeDecodeError:
-            raise CheckpointError(f"{path}: not a text file; expected vocab.txt with one token per line") from None
+            raise CheckpointError(f"{path}: not a text file; expected one token per line") from None
 
     @classmethod
     def nucleotide_transformer_v2(cls, k: int = 6) -> KmerTokenizer:
