@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# A busy machine is slow now and then; that is no fault of the code.
+hypothesis.settings.register_profile("wyr", deadline=None)
+hypothesis.settings.load_profile("wyr")
 
 
 @pytest.fixture(scope="session", autouse=True)

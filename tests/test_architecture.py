@@ -1,0 +1,110 @@
+"""The floors of the house: who may import whom, and what nobody may do."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wyrcli
+
+ROOT = Path(wyrcli.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+every_file = pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every imported module, also inside of functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Every call with the text of what is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def parse(file: Path) -> tuple[str, ast.Module]:
+    """Path inside the package, and the syntax tree."""
+    return file.relative_to(ROOT).as_posix(), ast.parse(file.read_text("utf-8"))
+
+
+@every_file
+def test_imports(file: Path) -> None:
+    """typer and rich only in the command line, ete3 only in ncbi.py, no pickle; the core stands alone."""
+    name, tree = parse(file)
+    modules = list(imports(tree))
+    tops = {module.split(".")[0] for module in modules}
+    assert tops.isdisjoint({"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"})
+    if not name.startswith("cli/"):
+        assert tops.isdisjoint({"typer", "rich", "click"})
+    if name != "ncbi.py":
+        assert "ete3" not in tops
+    own = {module for module in modules if module.split(".")[0] == "wyrcli"}
+    if name.startswith("model/"):
+        assert all(module.startswith(("wyrcli.model", "wyrcli.errors")) for module in own), own
+    if not name.startswith("cli/") and name != "__main__.py":
+        assert not any(module.startswith("wyrcli.cli") for module in own), own
+    if name in ("errors.py", "metrics.py", "taxonomy.py", "explanation.py"):
+        assert "torch" not in tops
+
+
+@every_file
+def test_calls(file: Path) -> None:
+    """No print and no exit below the command line; nothing unpickled, executed or fetched as code."""
+    name, tree = parse(file)
+    for called, node in calls(tree):
+        where = f"{name}:{node.lineno}: {called}"
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+        if not name.startswith("cli/") and name != "__main__.py":
+            assert called not in ("print", "exit", "quit", "sys.exit", "os._exit"), where
+        assert called not in ("eval", "exec", "__import__", "importlib.import_module"), where
+        if called == "torch.load":
+            safe = keywords.get("weights_only")
+            assert isinstance(safe, ast.Constant) and safe.value is True, where
+        remote = keywords.get("trust_remote_code")
+        assert remote is None or (isinstance(remote, ast.Constant) and remote.value is False), where
+        if called in ("np.load", "numpy.load"):
+            assert "allow_pickle" not in keywords, where
+
+
+@every_file
+def test_modules_say_what_they_are(file: Path) -> None:
+    """Every module has a docstring, and ``__all__`` names what exists."""
+    name, tree = parse(file)
+    assert ast.get_docstring(tree) or name.endswith("__init__.py") or not tree.body, name
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        defined |= {t.id for t in targets if isinstance(t, ast.Name)}
+    defined |= {module.split(".")[-1] for module in imports(tree)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            public = ast.literal_eval(node.value)
+            assert set(public) <= defined, set(public) - defined
+            assert len(set(public)) == len(public)
+
+
+def test_command_line_starts_without_torch() -> None:
+    """``wyr --help`` must be quick: nothing heavy is imported until a command needs it."""
+    code = (
+        "import sys, wyrcli.cli; "
+        "print(*sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'torch', 'numpy', 'pandas', 'pyarrow', 'transformers', 'ete3', 'Bio', 'pysam', 'dnaio'}))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "torch" not in found and "transformers" not in found and "ete3" not in found, found
