@@ -166,15 +166,33 @@ def peak_memory(n_reads: int, device: str) -> Iterator[tuple[int, float]]:
                 for window in random_windows(n_reads * factor):
                     file.write(f">{window.name}\n{window.sequence}\n")
             report = Path(folder) / "report.json"
-            command = [sys.executable, "-m", "wyrcli", "explain", str(reads), "-o", str(Path(folder) / "x.bed")]
-            command += ["--tokens", str(Path(folder) / "x.tsv"), "--json", str(report), "--device", device, "-q"]
+            command = [
+                sys.executable,
+                "-m",
+                "wyrcli",
+                "explain",
+                str(reads),
+                "-o",
+                str(Path(folder) / "x.bed"),
+            ]
+            command += [
+                "--tokens",
+                str(Path(folder) / "x.tsv"),
+                "--json",
+                str(report),
+                "--device",
+                device,
+                "-q",
+            ]
             subprocess.run(command, check=True)
             yield n_reads * factor, json.loads(report.read_text())["execution"]["peak_memory_mb"]
 
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=["demo", "50m"], default="demo")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--reads", type=int, default=768)
@@ -184,30 +202,42 @@ def main() -> None:
     options = parser.parse_args()
     device = choose_device(options.device)
     contest = Contest(options.size, device, options.batch)
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"{options.size} model on {device} ({card}), {contest.dtype}, torch {torch.__version__}, "
-          f"Python {platform.python_version()}")
+    card = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads"
+    )
+    print(
+        f"{options.size} model on {device} ({card}), {contest.dtype}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}"
+    )
     side = 8192 if device.type == "cuda" else 3072
     peaks = {dtype: matrix_peak(dtype, device, side) for dtype in {torch.float32, contest.dtype}}
     for dtype, peak in peaks.items():
         print(f"matrix product {side} x {side} {dtype}: {peak / 1e12:.2f} TFLOP/s")
     windows = random_windows(options.reads)
     work = operations_per_read(contest.config, READ_BP // contest.tokenizer.k + 1)
-    print(f"{work / 1e9:.3f} GFLOP per read of {READ_BP} bp (backbone); {options.reads} reads, "
-          f"{options.rounds} rounds in turn")
+    print(
+        f"{work / 1e9:.3f} GFLOP per read of {READ_BP} bp (backbone); {options.reads} reads, "
+        f"{options.rounds} rounds in turn"
+    )
     seconds = speeds(contest, windows, options.rounds)
     bare = seconds["classifier alone"]
     for name, times in seconds.items():
         rate = options.reads / statistics.median(times)
         ratio = statistics.median(t / b for t, b in zip(times, bare, strict=True))
         dtype = torch.float32 if name == "the paper's way" else contest.dtype
-        print(f"{name:<18} {rate:>9.1f} reads/s   {ratio:>6.2f} x the classifier's time   "
-              f"{rate * work / peaks[dtype]:>6.1%} of the {str(dtype).removeprefix('torch.')} peak")
+        print(
+            f"{name:<18} {rate:>9.1f} reads/s   {ratio:>6.2f} x the classifier's time   "
+            f"{rate * work / peaks[dtype]:>6.1%} of the {str(dtype).removeprefix('torch.')} peak"
+        )
     if options.memory_reads:
         used = dict(peak_memory(options.memory_reads, options.device))
         (small, first), (large, second) = used.items()
-        print(f"peak memory of wyr explain: {first:.0f} MB for {small:,} reads, {second:.0f} MB for {large:,}: "
-              f"{second / first:.3f} x")
+        print(
+            f"peak memory of wyr explain: {first:.0f} MB for {small:,} reads, {second:.0f} MB for {large:,}: "
+            f"{second / first:.3f} x"
+        )
 
 
 if __name__ == "__main__":

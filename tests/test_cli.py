@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,15 @@ def test_version_is_one_line_on_stdout(run: Run) -> None:
 def test_help_of_every_command_names_its_options(run: Run) -> None:
     """The options that the README speaks of exist."""
     wanted = {
-        "explain": ["--tokens", "--predictions", "--json", "--rank", "--threshold", "--min-length", "--operator"],
+        "explain": [
+            "--tokens",
+            "--predictions",
+            "--json",
+            "--rank",
+            "--threshold",
+            "--min-length",
+            "--operator",
+        ],
         "evaluate": ["--table", "--data", "--tsv"],
         "simulate": ["--seed", "--reads"],
         "prepare": ["--labels", "--taxonomy"],
@@ -138,9 +147,8 @@ def test_explain_finds_planted_motifs_and_not_decoys(run: Run, simulated: Path, 
 def test_explain_writes_all_outputs(run: Run, simulated: Path, tmp_path: Path) -> None:
     """Tokens tile the reads, predictions have a row per read, and the report accounts for each."""
     bed, tokens, calls, report = (tmp_path / n for n in ("a.bed.gz", "t.tsv.gz", "p.tsv", "r.wyr.json"))
-    code, out, _ = run(
-        "explain", simulated / "reads.fasta", "-o", bed, "--tokens", tokens, "--predictions", calls, "--json", report
-    )  # fmt: skip
+    outputs = ["-o", bed, "--tokens", tokens, "--predictions", calls, "--json", report]
+    code, out, _ = run("explain", simulated / "reads.fasta", *outputs)
     assert (code, out) == (0, "")
     with gzip.open(tokens, "rt") as file:
         header, *rows = (line.rstrip("\n").split("\t") for line in file)
@@ -184,13 +192,13 @@ def test_every_record_is_accounted_for(run: Run, tmp_path: Path) -> None:
     assert order == list(dict.fromkeys(name for name, _ in records))
     assert [row[3] for row in rows[:3]] == ["skipped:empty", "skipped:short", "skipped:no_acgt"]
     long = [row for row in rows if row[0] == "long"]
-    assert [int(row[1]) for row in long][0] == 0 and int(long[-1][2]) == 4000
-    assert all(a[2] == b[1] for a, b in zip(long[:-1], long[1:], strict=True))
+    assert long[0][1] == "0" and int(long[-1][2]) == 4000
+    assert all(a[2] == b[1] for a, b in pairwise(long))
     assert sum(row[0] == "twice" for row in rows) == 2
     read = json.loads(report.read_text())["read"]
     assert read["records"] == len(records) == read["records_windowed"] + sum(read["records_skipped"].values())
     assert read["windows_without_acgt"] > 0 and "left out" in err
-    assert "name that came before" in err
+    assert "name of an earlier one" in err
     token_rows = [line.split("\t") for line in tokens.read_text().splitlines()[1:]]
     assert "".join(r[3] for r in token_rows if r[0] == "lower") == records[3][1].upper()
     assert out.startswith("#chrom")
@@ -230,10 +238,14 @@ def test_bf16_calls_what_fp32_calls(run: Run, simulated: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "pack"), [("r.fq.gz", gzip.compress), ("r.fastq", bytes)])
-def test_fastq_stdin_and_files_agree(simulated: Path, tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:  # fmt: skip
+def test_fastq_stdin_and_files_agree(
+    simulated: Path, tmp_path: Path, name: str, pack: Callable[[bytes], bytes]
+) -> None:
     """FASTQ from a file and through a pipe, compressed or not, gives what FASTA gives."""
     lines = (simulated / "reads.fasta").read_text().split("\n")
-    fastq = "".join(f"@{n[1:]}\n{s}\n+\n{'I' * len(s)}\n" for n, s in zip(lines[:8:2], lines[1:8:2], strict=True))
+    fastq = "".join(
+        f"@{n[1:]}\n{s}\n+\n{'I' * len(s)}\n" for n, s in zip(lines[:8:2], lines[1:8:2], strict=True)
+    )
     fasta = tmp_path / "four.fasta"
     fasta.write_text("\n".join(lines[:8]) + "\n")
     packed = pack(fastq.encode())
@@ -336,7 +348,9 @@ def test_hostile_names_never_reach_the_terminal(run: Run, tmp_path: Path) -> Non
     reads.write_text(">evil\x1b[31m\nACGT?ACGT\n")
     code, _, err = run("explain", reads)
     assert code == 1 and "\x1b" not in err
-    reads.write_text(">evil\x1b[31m\n" + random_sequence(1500, 3) + "\n>track1\n" + random_sequence(1500, 4) + "\n")
+    reads.write_text(
+        ">evil\x1b[31m\n" + random_sequence(1500, 3) + "\n>track1\n" + random_sequence(1500, 4) + "\n"
+    )
     code, out, err = run("explain", reads, "--threshold", "0.01")
     assert code == 0 and "\x1b" not in out + err
     assert "bedtools" in err

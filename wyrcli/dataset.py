@@ -30,7 +30,7 @@ from wyrcli.errors import InputError, TaxonomyError, WyrError
 from wyrcli.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 __all__ = [
     "SPLITS",
@@ -170,7 +170,7 @@ def read_windows(path: Path, taxonomy: Taxonomy) -> LabelledWindows:
     Raises InputError if it is absent, is not such a file, lacks a column, or does not fit ``taxonomy``.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
 
     schema = _schema(taxonomy.ranks)
     try:

@@ -47,7 +47,7 @@ PAPER = {
     "relevant chunks": (0.6998, 0.4992, 0.3632),
     "not-relevant chunks": (0.4713, 0.3168, 0.0958),
 }
-"""The paper's own numbers (operator ``scale``, Explainer ``lstm``, real taxa): superkingdom, phylum, genus."""
+"""The paper's numbers (``scale``, ``lstm``, real taxa) for superkingdom, phylum and genus."""
 
 
 class EvaluatedWindows(Protocol):
@@ -164,7 +164,9 @@ def evaluate(
             if tally is not None and truth is not None:
                 for i, row in enumerate(rows):
                     own = windows.starts[row] + spans[i]
-                    tally.add(windows.names[row], own, mask[i, 1 : 1 + counts[i]].cpu().numpy(), truth, threshold)
+                    tally.add(
+                        windows.names[row], own, mask[i, 1 : 1 + counts[i]].cpu().numpy(), truth, threshold
+                    )
             on_batch(len(rows))
     ranks = range(len(explanandum.sizes))
     scores = {
@@ -208,7 +210,7 @@ def classify_chunks(
         probabilities = torch.cat([rank.softmax(-1) for rank in explanandum.split(answers)], -1)
         sums.index_add_(0, owners[torch.tensor(batch_rows, device=device)], probabilities)
     nothing = torch.tensor([not own for own in pieces], device=device)
-    bias = torch.cat([head.bias for head in explanandum.heads]).float()
+    bias = explanandum.bias()
     sums = torch.where(nothing[:, None], bias, sums)
     return torch.stack([rank.argmax(-1) for rank in explanandum.split(sums)], -1)
 
@@ -252,7 +254,11 @@ class _Tally:
         self.decoy.append(covered(spans, truth.decoys.get(name)))
 
     def result(self) -> Localisation:
-        scores, planted, decoy = (np.concatenate(part) for part in (self.scores, self.planted, self.decoy))
+        scores, planted, decoy = (
+            np.concatenate(self.scores),
+            np.concatenate(self.planted),
+            np.concatenate(self.decoy),
+        )
         called = scores > self.threshold
 
         def share(of: NDArray[np.bool_]) -> float:
@@ -306,4 +312,3 @@ def _read_intervals(path: Path) -> dict[str, NDArray[np.int64]]:
                 ) from None
             intervals.setdefault(fields[0], []).append((start, stop))
     return {name: np.array(pairs, dtype=np.int64) for name, pairs in intervals.items()}
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class Explanation:
     spans: NDArray[np.int64]
 
     def chunks(self, threshold: float = 0.5, min_length: int = 1) -> list[Chunk]:
-        """The relevant chunks: runs of tokens whose mask is above ``threshold``, at least ``min_length`` bp."""
+        """The relevant chunks: runs of tokens with a mask above ``threshold``, at least ``min_length`` bp."""
         chunks = []
         relevant = self.mask > threshold
         for first, end in find_runs(relevant):
@@ -84,4 +85,4 @@ def find_runs(values: NDArray[np.bool_]) -> list[tuple[int, int]]:
         return []
     borders = np.flatnonzero(np.diff(values)) + 1
     edges = [0, *borders.tolist(), len(values)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

@@ -66,7 +66,9 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"device '{name}' is not supported; expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"device '{name}' asked for, but this machine has {torch.cuda.device_count()} CUDA GPUs")
+        raise DeviceError(
+            f"device '{name}' asked for, but this machine has {torch.cuda.device_count()} CUDA GPUs"
+        )
     return device
 
 
@@ -131,7 +133,7 @@ def pool_windows(
 
 
 def cut_pool(pool: list[tuple[int, Numbered]], batch_tokens: int) -> Iterator[list[Numbered]]:
-    """One pool, longest windows first: a batch's first window sets the length that the others are padded to."""
+    """One pool, longest windows first: the first window of a batch sets the length of all its rows."""
     batch: list[Numbered] = []
     width = 0
     for size, numbered in sorted(pool, key=lambda item: -item[0]):
@@ -270,5 +272,3 @@ class _Prefetch(Iterator[T]):
         self._ended = True
         # The thread may sit in a blocking read of a pipe: it is a daemon, so it must not be waited for.
         self._thread.join(timeout=1.0)
-
-

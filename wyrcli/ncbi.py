@@ -181,7 +181,7 @@ def _open_ete3(database: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # it imports cgi
-            from ete3.ncbi_taxonomy.ncbiquery import NCBITaxa  # type: ignore[import-untyped]
+            from ete3.ncbi_taxonomy.ncbiquery import NCBITaxa
     except ModuleNotFoundError as error:
         hint = "; on Python 3.13 and later it needs the package 'legacy-cgi'" if error.name == "cgi" else ""
         raise TaxonomyError(f"ete3, which reads the taxonomy, cannot be imported: {error}{hint}") from None

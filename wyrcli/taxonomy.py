@@ -94,9 +94,7 @@ class Taxonomy:
         try:
             return self.ranks.index(canonical_rank(rank))
         except ValueError:
-            raise TaxonomyError(
-                f"unknown rank '{rank}'; this model has {', '.join(self.ranks)}"
-            ) from None
+            raise TaxonomyError(f"unknown rank '{rank}'; this model has {', '.join(self.ranks)}") from None
 
     def encode(self, lineage: Sequence[str]) -> list[int]:
         """Class number **within its rank** of each taxon of a lineage."""

@@ -139,7 +139,7 @@ def fit(
         if not math.isfinite(loss.item()):
             raise InputError(f"training diverged at step {done}; try a lower learning rate")
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, options.clip_norm)
         optimiser.step()
         schedule.step()
@@ -173,9 +173,7 @@ def finetune(
 
     torch.manual_seed(options.seed)
     total = options.total_steps(len(train))
-    return fit(
-        explanandum, step, draw_batches(train, tokenizer, options), total, options, device, report
-    )
+    return fit(explanandum, step, draw_batches(train, tokenizer, options), total, options, device, report)
 
 
 def train_explainer(
@@ -260,6 +258,4 @@ def validate(
 ) -> list[float]:
     """Balanced accuracy per rank."""
     predicted = classify_windows(explanandum, tokenizer, windows, device)
-    return [
-        balanced_accuracy(windows.labels[:, r], predicted[:, r]) for r in range(len(explanandum.sizes))
-    ]
+    return [balanced_accuracy(windows.labels[:, r], predicted[:, r]) for r in range(len(explanandum.sizes))]

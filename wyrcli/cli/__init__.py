@@ -26,15 +26,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback through tensors helps nobody; see --debug
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, command in {
-    "explain": explain.explain,
-    "evaluate": evaluate.evaluate,
-    "simulate": simulate.simulate,
-    "prepare": prepare.prepare,
-    "finetune": finetune.finetune,
-    "train-explainer": train_explainer.train_explainer,
-}.items():
-    app.command(name)(command)
+app.command("explain")(explain.explain)
+app.command("evaluate")(evaluate.evaluate)
+app.command("simulate")(simulate.simulate)
+app.command("prepare")(prepare.prepare)
+app.command("finetune")(finetune.finetune)
+app.command("train-explainer")(train_explainer.train_explainer)
 
 
 def _print_version(value: bool) -> None:

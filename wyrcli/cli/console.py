@@ -64,9 +64,7 @@ def progress(label: str, total: int | None = None, *, quiet: bool = False) -> It
         yield advance
 
 
-def training_reporter(
-    advance: Advance, total_steps: int, quiet: bool
-) -> Callable[[TrainingProgress], None]:
+def training_reporter(advance: Advance, total_steps: int, quiet: bool) -> Callable[[TrainingProgress], None]:
     """Moves the bar of a training; off a terminal, where logs are kept, about ten lines in all."""
     done, lines = 0, 0
 

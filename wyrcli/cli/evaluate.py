@@ -44,9 +44,13 @@ def evaluate(
     ] = Operator.gate,
     tsv: Annotated[
         str | None,
-        typer.Option("--tsv", help="TSV file: condition, rank, balanced_accuracy, tokens_kept of --operator."),
+        typer.Option(
+            "--tsv", help="TSV file: condition, rank, balanced_accuracy, tokens_kept of --operator."
+        ),
     ] = None,
-    json: Annotated[str | None, typer.Option("--json", help="JSON file with all numbers of all operators.")] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", help="JSON file with all numbers of all operators.")
+    ] = None,
     truth: Annotated[
         Path | None, typer.Option("--truth", help="BED file of planted intervals, from wyr simulate.")
     ] = None,
@@ -92,7 +96,9 @@ def evaluate(
     else:
         heldout = checkpoint.path / "heldout.parquet"
         if not heldout.is_file():
-            raise CheckpointError(f"{checkpoint.path}: the model kept no reads aside; name a dataset with --data")
+            raise CheckpointError(
+                f"{checkpoint.path}: the model kept no reads aside; name a dataset with --data"
+            )
         windows = read_windows(heldout, checkpoint.taxonomy)
     if limit:
         windows = windows.head(limit)
@@ -155,7 +161,12 @@ def _table(results: list[Evaluation], ranks: tuple[str, ...]) -> str:
     header = " " * width + " |".join("".join(blocks) for _ in results)
     block = len("".join(blocks))
     titles = " " * width + " |".join(f"{r.explainer} (operator {r.operator})".center(block) for r in results)
-    lines = [f"Balanced accuracy by rank, and tokens kept ({results[0].n_windows:,} windows)", "", titles, header]
+    lines = [
+        f"Balanced accuracy by rank, and tokens kept ({results[0].n_windows:,} windows)",
+        "",
+        titles,
+        header,
+    ]
     for condition in results[0].accuracy:
         cells = []
         for result in results:

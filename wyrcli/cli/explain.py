@@ -42,7 +42,9 @@ def explain(
     output: Annotated[
         str, typer.Option("--output", "-o", help="BED file of important chunks (.gz = BGZF); - is stdout.")
     ] = "-",
-    tokens: Annotated[str | None, typer.Option("--tokens", help="TSV file of a score for every token.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", help="TSV file of a score for every token.")
+    ] = None,
     predictions: Annotated[
         str | None, typer.Option("--predictions", help="TSV file of what each read was called.")
     ] = None,
@@ -56,7 +58,9 @@ def explain(
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, max=1, help="A token is important above this mask value.")
     ] = 0.5,
-    min_length: Annotated[int, typer.Option("--min-length", min=1, help="Shortest chunk to report, in bp.")] = 1,
+    min_length: Annotated[
+        int, typer.Option("--min-length", min=1, help="Shortest chunk to report, in bp.")
+    ] = 1,
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     batch_size: Annotated[
@@ -65,7 +69,7 @@ def explain(
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Write the important chunks of each read as BED: those that made the classifier call it what it called it.
+    """Write the important chunks of each read as BED: what made the classifier call it what it called it.
 
     The mask is that of the predicted classes.  Columns: chrom, start, end, the taxon, score (1000 times
     the mean mask), strand, thickStart, thickEnd, itemRgb, mean mask, predicted lineage.
@@ -170,7 +174,7 @@ def _summarise(counts: RecordCounts, written: BedCounts, quiet: bool) -> None:
     if counts.windows_without_acgt:
         warn(f"{counts.windows_without_acgt:,} windows of long reads were left out: they are N throughout")
     if counts.duplicate_names:
-        warn(f"{counts.duplicate_names:,} reads have a name that came before; tools that join by name mix them up")
+        warn(f"{counts.duplicate_names:,} reads have the name of an earlier one; joining by name mixes them")
     if written.unsafe_windows:
         warn(
             f"{written.unsafe_windows:,} windows have a name that bedtools takes for a header and drops; "

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from wyrcli.cli.console import progress, say, training_reporter
-from wyrcli.cli.options import Device, Embeddings, Pooling, Precision, PrecisionOption, Quiet, Seed, Threads, set_threads
+from wyrcli.cli.options import (
+    Device,
+    Embeddings,
+    Pooling,
+    Precision,
+    PrecisionOption,
+    Quiet,
+    Seed,
+    Threads,
+    set_threads,
+)
 
 __all__ = ["finetune"]
 
@@ -18,14 +28,19 @@ def finetune(
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint directory to write.")],
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="Checkpoint to start from: a Nucleotide Transformer's directory or wyr's own."),
+        typer.Option(
+            "--from", help="Checkpoint to start from: a Nucleotide Transformer's directory or wyr's own."
+        ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="config.json of a network that starts from random weights.")
+        Path | None,
+        typer.Option("--config", help="config.json of a network that starts from random weights."),
     ] = None,
     embeddings: Annotated[
         Embeddings,
-        typer.Option("--embeddings", help="Start of random k-mer embeddings: composed of the shorter k-mers inside."),
+        typer.Option(
+            "--embeddings", help="Start of random k-mer embeddings: composed of the shorter k-mers inside."
+        ),
     ] = Embeddings.random,
     pooling: Annotated[Pooling, typer.Option("--pooling", help="What the heads read.")] = Pooling.mean,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 5,
@@ -38,7 +53,8 @@ def finetune(
         bool, typer.Option("--reverse-complement", help="Turn each window round at random.")
     ] = False,
     held_out: Annotated[
-        int, typer.Option("--held-out", min=0, help="Test windows to keep in the checkpoint for wyr evaluate.")
+        int,
+        typer.Option("--held-out", min=0, help="Test windows to keep in the checkpoint for wyr evaluate."),
     ] = 0,
     name: Annotated[str, typer.Option("--name", help="Name of the model.")] = "",
     notice: Annotated[str, typer.Option("--notice", help="A line that every user of the model sees.")] = "",
@@ -129,7 +145,9 @@ def finetune(
     if half:  # scored as stored
         explanandum.to(torch.bfloat16).float()
     scores = {
-        split: dict(zip(ranks, training.validate(explanandum, tokenizer, data.split(split), where), strict=True))
+        split: dict(
+            zip(ranks, training.validate(explanandum, tokenizer, data.split(split), where), strict=True)
+        )
         for split in ("validation", "test")
         if len(data.split(split))
     }

@@ -35,7 +35,9 @@ def train_explainer(
     operator: Annotated[
         Operator, typer.Option("--operator", help="What a mask does to the classifier.")
     ] = Operator.gate,
-    preset: Annotated[Preset, typer.Option("--preset", help="Weights and choices of the loss.")] = Preset.balanced,
+    preset: Annotated[
+        Preset, typer.Option("--preset", help="Weights and choices of the loss.")
+    ] = Preset.balanced,
     classification: Weight = None,
     entropy: Weight = None,
     target_area: Weight = None,
@@ -54,13 +56,16 @@ def train_explainer(
         str | None, typer.Option("--entropy-divisor", help="classes (as printed), log or none.")
     ] = None,
     states: Annotated[
-        int, typer.Option("--states", min=0, help="state: how many of the last hidden states; 0 = all layers'.")
+        int,
+        typer.Option("--states", min=0, help="state: how many of the last hidden states; 0 = all layers'."),
     ] = 0,
     width: Annotated[int, typer.Option("--width", min=1, help="state: features per token.")] = 64,
     hidden: Annotated[int, typer.Option("--hidden", min=1, help="lstm: units per direction.")] = 80,
     embeddings: Annotated[
         Embeddings,
-        typer.Option("--embeddings", help="lstm: start of k-mer embeddings; composed of the shorter k-mers inside."),
+        typer.Option(
+            "--embeddings", help="lstm: start of k-mer embeddings; composed of the shorter k-mers inside."
+        ),
     ] = Embeddings.random,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 1,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs.")] = 0,
@@ -140,7 +145,9 @@ def train_explainer(
     network = build_explainer(explainer, sizes)
     if embeddings is Embeddings.composed:
         if not isinstance(network, LstmExplainer):
-            raise typer.BadParameter("--embeddings is for --explainer lstm; the others read the classifier's states")
+            raise typer.BadParameter(
+                "--embeddings is for --explainer lstm; the others read the classifier's states"
+            )
         compose_embeddings(network.embedding, checkpoint.tokenizer.kmers(), seed)
     options = training.TrainingOptions(
         learning_rate=learning_rate,
@@ -154,8 +161,8 @@ def train_explainer(
     train = dataset.split("train")
     total = options.total_steps(len(train))
     say(
-        f"{name}: {parameter_count(network):,} weights, {len(train):,} windows, {total:,} steps of {batch_size} "
-        f"on {where} in {options.precision}",
+        f"{name}: {parameter_count(network):,} weights, {len(train):,} windows, "
+        f"{total:,} steps of {batch_size} on {where} in {options.precision}",
         quiet,
     )
     with progress("steps", total, quiet=quiet) as advance:

@@ -64,7 +64,9 @@ class BackboneConfig:
             config = cls(**values)
             config.check(str(path))
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: not found; expected a Nucleotide Transformer config.json") from None
+            raise CheckpointError(
+                f"{path}: not found; expected a Nucleotide Transformer config.json"
+            ) from None
         except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: not a Nucleotide Transformer config.json: {error}") from None
         return config
@@ -150,7 +152,7 @@ class _SelfAttention(nn.Module):
             # No fused CPU kernel has a gradient for the bias, and torch's fallback converts the whole
             # (L, L) bias back and forth: the plain formula is over four times as fast there.
             shares = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + key_bias).softmax(-1)
-            out = shares.to(v.dtype) @ v
+            out: Tensor = shares.to(v.dtype) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
         return out.transpose(1, 2).reshape(b, n, h)
@@ -184,11 +186,11 @@ class _Layer(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.gated = config.gated
-        inner = config.intermediate_size
+        inner, biased = config.intermediate_size, config.add_bias_fnn
         self.attention = _Attention(config)
         # Gate and value are stacked in one matrix in v2.
-        self.intermediate = _Dense(config.hidden_size, 2 * inner if self.gated else inner, config.add_bias_fnn)
-        self.output = _Dense(inner, config.hidden_size, config.add_bias_fnn)
+        self.intermediate = _Dense(config.hidden_size, 2 * inner if self.gated else inner, biased)
+        self.output = _Dense(inner, config.hidden_size, biased)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, key_bias: Tensor | None) -> Tensor:
@@ -216,7 +218,7 @@ class NucleotideTransformer(nn.Module):
     ``model(input_ids, attention_mask)`` gives the last hidden state (B, L, H), after the final
     LayerNorm.  An omitted attention mask means all ones, as in the original: padding is then attended.
 
-    >>> config = BackboneConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    >>> config = BackboneConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> NucleotideTransformer(config)(torch.tensor([[3, 728, 4105]])).shape
     torch.Size([1, 3, 8])
     """
@@ -242,7 +244,7 @@ class NucleotideTransformer(nn.Module):
     def encode(
         self, embeddings: Tensor, attention_mask: Tensor | None = None, key_bias: Tensor | None = None
     ) -> list[Tensor]:
-        """All hidden states from embeddings: [embeddings, after each layer ...], the last after the final LayerNorm.
+        """All hidden states: [embeddings, after each layer ...], the last one after the final LayerNorm.
 
         ``key_bias`` (B, L) is added to the attention logits of each key in every layer; -inf removes it.
         At least one key per row must stay finite.
@@ -287,7 +289,9 @@ class NucleotideTransformer(nn.Module):
             heads = name.startswith(("lm_head.", "contact_head.", "esm.contact_head."))
             return unused_table or heads or name.endswith(("rotary_embeddings.inv_freq", "position_ids"))
 
-        load_strict(self, {n: t for n, t in tensors.items() if n in self.state_dict() or not optional(n)}, where)
+        load_strict(
+            self, {n: t for n, t in tensors.items() if n in self.state_dict() or not optional(n)}, where
+        )
 
 
 def load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

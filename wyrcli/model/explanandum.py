@@ -103,9 +103,13 @@ class Explanandum(nn.Module):
         ]
         return Classified(torch.cat(logits, dim=-1), states)
 
+    def bias(self) -> Tensor:
+        """float32 (C,): the answer to nothing at all, which is what a mask of zeros leaves."""
+        return torch.cat([p for name, p in self.heads.named_parameters() if name.endswith("bias")]).float()
+
     def split(self, logits: Tensor) -> list[Tensor]:
         """(B, C) to one (B, C_r) per rank."""
-        return list(logits.split(self.sizes, dim=-1))
+        return list(torch.split(logits, list(self.sizes), dim=-1))
 
     def predict(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted class within each rank, int64 (B, R), and its probability, float32 (B, R)."""

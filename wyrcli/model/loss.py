@@ -70,9 +70,10 @@ PRESETS: dict[str, LossOptions] = {
     "balanced": replace(
         _PAPER,
         entropy=0.3,
-        target_area=3.0,
+        target_area=5.0,
         non_target_area=3.0,
         bounds=3.0,
+        max_area=0.20,
         entropy_divisor="log",
         target_labels="predicted",
         concrete_temperature=0.5,

@@ -119,7 +119,9 @@ class KmerTokenizer:
         # Any order of the k-mers is accepted: this table goes from a base-4 number to the token's id.
         numbers = [sum("ATCG".index(c) * 4 ** (self.k - 1 - i) for i, c in enumerate(t)) for t in kmers]
         if len(kmers) != 4**self.k or any(len(t) != self.k for t in kmers):
-            raise CheckpointError(f"vocab.txt has {len(kmers)} k-mers; expected all {4**self.k} of one length")
+            raise CheckpointError(
+                f"vocab.txt has {len(kmers)} k-mers; expected all {4**self.k} of one length"
+            )
         self._kmer_ids = np.empty(4**self.k, dtype=np.int64)
         self._kmer_ids[numbers] = [ids[t] for t in kmers]
         self._single_ids = np.array([*(ids[b] for b in self._bases), ids["N"]], dtype=np.int64)
@@ -154,7 +156,9 @@ class KmerTokenizer:
         """Write ``vocab.txt`` (no trailing newline, as the official file) and ``tokenizer_config.json``."""
         (directory / "vocab.txt").write_text("\n".join(self.vocabulary), encoding="utf-8")
         config = {"tokenizer_class": "EsmTokenizer", "model_max_length": 2048}
-        (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (directory / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=1) + "\n", encoding="utf-8"
+        )
 
     def kmers(self) -> dict[int, str]:
         """The k-mer tokens: id to letters."""
