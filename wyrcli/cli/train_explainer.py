@@ -67,6 +67,10 @@ def train_explainer(
             "--embeddings", help="lstm: start of k-mer embeddings; composed of the shorter k-mers inside."
         ),
     ] = Embeddings.random,
+    resume: Annotated[
+        bool,
+        typer.Option("--continue", help="Go on from the Explainer of this kind that is there; replaces it."),
+    ] = False,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 1,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Windows per step.")] = 64,
@@ -94,6 +98,7 @@ def train_explainer(
         explainer_name,
         list_explainers,
         load_checkpoint,
+        load_explainer,
         parameter_count,
         save_explainer,
     )
@@ -125,8 +130,11 @@ def train_explainer(
     where = choose_device(device)
     checkpoint = load_checkpoint(model)
     name = explainer_name(explainer, operator)
-    if name in list_explainers(model) and not force:
-        raise CheckpointError(f"{model}: has an Explainer '{name}' already; --force replaces it")
+    earlier = load_explainer(model, explainer, operator) if resume else None
+    if name in list_explainers(model) and not (force or resume):
+        raise CheckpointError(
+            f"{model}: has an Explainer '{name}' already; --force replaces it, --continue goes on from it"
+        )
     dataset = Dataset.open(data)
     if dataset.taxonomy.taxa != checkpoint.taxonomy.taxa:
         raise CheckpointError(f"{data}: its taxa are not those of the model {model}")
@@ -142,8 +150,9 @@ def train_explainer(
         }
     else:
         sizes = {"vocab_size": shape.vocab_size, "n_classes": n_classes, "hidden": hidden}
-    network = build_explainer(explainer, sizes)
-    if embeddings is Embeddings.composed:
+    network = build_explainer(explainer, sizes) if earlier is None else earlier.explainer
+    network.requires_grad_(True)
+    if embeddings is Embeddings.composed and earlier is None:
         if not isinstance(network, LstmExplainer):
             raise typer.BadParameter(
                 "--embeddings is for --explainer lstm; the others read the classifier's states"
@@ -186,6 +195,8 @@ def train_explainer(
         "dataset": dataset.info,
         "last": last,
     }
+    if earlier is not None:
+        record["continued_from"] = earlier.training
     dtype = torch.bfloat16 if half else torch.float32
-    path = save_explainer(model, network.cpu(), operator, training=record, dtype=dtype, force=force)
+    path = save_explainer(model, network.cpu(), operator, training=record, dtype=dtype, force=force or resume)
     say(f"Explainer in {path}", quiet)
