@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wyrcli.dataset import Dataset, DatasetWriter, LabelledWindow, StringColumn, new_directory, read_windows
+from wyrcli.dataset import Dataset, DatasetWriter, LabelledWindow, StringColumn, read_windows
 from wyrcli.errors import InputError, WyrError
+from wyrcli.outputs import new_directory
 from wyrcli.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(

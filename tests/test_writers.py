@@ -20,17 +20,8 @@ from hypothesis import strategies as st
 
 from wyrcli.errors import TaxonomyError, WyrError
 from wyrcli.explanation import Explanation, Window
-from wyrcli.writers import (
-    BED_COLUMNS,
-    BedWriter,
-    PredictionsWriter,
-    TokensWriter,
-    bed_unsafe,
-    check_outputs,
-    open_output,
-    safe_text,
-    write_json,
-)
+from wyrcli.outputs import check_outputs, open_output, write_json
+from wyrcli.writers import BED_COLUMNS, BedWriter, PredictionsWriter, TokensWriter, bed_unsafe, safe_text
 
 RANKS = ("superkingdom", "genus")
 LINEAGE = ("Viruses", "Tobacco mosaic; virus")
@@ -192,7 +183,7 @@ def test_protected_outputs_are_refused_before_work(tmp_path, name):
 def test_closed_pipe_reaches_the_caller():
     """wyr ... | head must be able to stop."""
     code = (
-        "from wyrcli.writers import open_output\n"
+        "from wyrcli.outputs import open_output\n"
         "try:\n"
         "    with open_output('-') as handle:\n"
         "        while True: handle.write('x' * 10000)\n"

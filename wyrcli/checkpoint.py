@@ -26,13 +26,14 @@ import torch
 from torch import nn
 
 from wyrcli import __version__
-from wyrcli.dataset import LabelledWindows, new_directory, write_windows
+from wyrcli.dataset import LabelledWindows, write_windows
 from wyrcli.errors import CheckpointError, TaxonomyError
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, load_strict, load_tensors
 from wyrcli.model.explainer import EXPLAINERS, Explainer, build_explainer
 from wyrcli.model.explanandum import Explanandum
 from wyrcli.model.masking import OPERATORS
 from wyrcli.model.tokens import KmerTokenizer
+from wyrcli.outputs import new_directory
 from wyrcli.taxonomy import Taxonomy
 
 __all__ = [

@@ -13,10 +13,7 @@ rank, called like the rank, with the class number **within the rank**.
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +24,7 @@ from numpy.typing import NDArray
 
 from wyrcli import __version__
 from wyrcli.errors import InputError, TaxonomyError, WyrError
+from wyrcli.outputs import new_directory
 from wyrcli.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -39,8 +37,6 @@ __all__ = [
     "LabelledWindow",
     "LabelledWindows",
     "StringColumn",
-    "check_new_directory",
-    "new_directory",
     "read_windows",
 ]
 
@@ -317,43 +313,3 @@ class DatasetWriter:
         text = json.dumps(content, indent=1) + "\n"
         (self._directory / "dataset.json").write_text(text, encoding="utf-8")
         (self._directory / "taxonomy.json").write_text(self.taxonomy.to_json(), encoding="utf-8")
-
-
-def check_new_directory(path: Path, *, replace: Collection[str] = ()) -> None:
-    """Raise WyrError where :func:`new_directory` would: worth doing before long work."""
-    if path.exists() and not path.is_dir():
-        raise WyrError(f"{path}: is a file; expected a directory that is new or empty")
-    if path.is_dir():
-        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in replace)
-        if foreign:
-            raise WyrError(
-                f"{path}: the directory is not empty (it holds {foreign[0]}); choose a new or an empty one"
-            )
-
-
-@contextmanager
-def new_directory(path: Path, *, replace: Collection[str] = ()) -> Iterator[Path]:
-    """A private directory to write into, which becomes ``path`` when the block ends without an error.
-
-    ``path`` may be absent or an empty directory.  A directory with content is replaced only when all
-    that lies in it is named in ``replace``; it stays untouched until the new one is complete.
-
-    Raises WyrError, before anything is written, if ``path`` is a file or holds anything else.
-    """
-    path = Path(os.path.realpath(path))  # what a link points at is replaced, never the link
-    check_new_directory(path, replace=replace)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(4)
-    private = path.parent / f".{path.name}.{token}.part"  # a sibling: renames stay on one file system
-    private.mkdir()
-    try:
-        yield private
-        if path.is_dir() and any(path.iterdir()):
-            old = path.parent / f".{path.name}.{token}.old"
-            path.rename(old)
-            private.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            private.rename(path)
-    finally:
-        shutil.rmtree(private, ignore_errors=True)

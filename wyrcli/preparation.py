@@ -20,9 +20,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wyrcli.dataset import SPLITS, DatasetWriter, LabelledWindow, check_new_directory
+from wyrcli.dataset import SPLITS, DatasetWriter, LabelledWindow
 from wyrcli.errors import InputError, TaxonomyError, WyrError, printable
 from wyrcli.ncbi import NcbiTaxonomy, Taxon
+from wyrcli.outputs import check_new_directory
 from wyrcli.sequences import normalise, read_records
 from wyrcli.taxonomy import Taxonomy, canonical_rank
 

@@ -47,7 +47,7 @@ def run_report(
     seconds: float,
     execution: dict[str, Any],
 ) -> dict[str, Any]:
-    """The report, ready for ``writers.write_json``.
+    """The report, ready for ``outputs.write_json``.
 
     ``results``: what was written (chunks, bases in chunks);  ``execution``: device, precision, threads.
     """

@@ -20,8 +20,8 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from wyrcli.dataset import new_directory
 from wyrcli.errors import WyrError
+from wyrcli.outputs import new_directory
 
 __all__ = [
     "MOTIF_BP",

@@ -71,7 +71,7 @@ def evaluate(
     """
     from dataclasses import asdict
 
-    from wyrcli import evaluation, writers
+    from wyrcli import evaluation, outputs
     from wyrcli.checkpoint import default_model, list_explainers, load_checkpoint, load_explainer
     from wyrcli.dataset import Dataset, read_windows
     from wyrcli.errors import CheckpointError
@@ -82,7 +82,7 @@ def evaluate(
     if decoys is not None and truth is None:
         raise typer.BadParameter("--decoys needs --truth")
     inputs = [str(path) for path in (truth, decoys) if path is not None]
-    writers.check_outputs([tsv, json], inputs)
+    outputs.check_outputs([tsv, json], inputs)
     set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
@@ -131,7 +131,7 @@ def evaluate(
             )
     typer.echo(_table(results, ranks))
     if tsv is not None:
-        with writers.open_output(tsv) as handle:
+        with outputs.open_output(tsv) as handle:
             handle.write(_tsv(results[0], ranks))
     if json is not None:
         content: dict[str, Any] = {
@@ -143,7 +143,7 @@ def evaluate(
                 for r in results
             ],
         }
-        writers.write_json(json, content)
+        outputs.write_json(json, content)
 
 
 def _tsv(result: Evaluation, ranks: tuple[str, ...]) -> str:

@@ -26,6 +26,7 @@ from wyrcli.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from wyrcli.outputs import TextOutput
     from wyrcli.sequences import RecordCounts
     from wyrcli.writers import BedCounts
 
@@ -76,13 +77,13 @@ def explain(
 
     Example:  wyr explain reads.fasta -o important.bed
     """
-    from wyrcli import sequences, writers
+    from wyrcli import outputs, sequences, writers
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
     from wyrcli.inference import choose_device, choose_precision
     from wyrcli.inference import explain as run
     from wyrcli.report import Stopwatch, run_report
 
-    writers.check_outputs([output, tokens, predictions, json], inputs)
+    outputs.check_outputs([output, tokens, predictions, json], inputs)
     used_threads = set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
@@ -101,8 +102,8 @@ def explain(
     stopwatch = Stopwatch()
     with ExitStack() as stack:
 
-        def open_output(path: str) -> writers.TextOutput:
-            return stack.enter_context(writers.open_output(path))
+        def open_output(path: str) -> TextOutput:
+            return stack.enter_context(outputs.open_output(path))
 
         bed = writers.BedWriter(
             open_output(output), ranks, rank=rank, threshold=threshold, min_length=min_length
@@ -155,7 +156,7 @@ def explain(
             content = run_report(
                 sys.argv, inputs, checkpoint, trained, counts, results, stopwatch.seconds(), execution
             )
-            writers.write_json(json, content)
+            outputs.write_json(json, content)
     _summarise(counts, bed.counts, quiet)
 
 

@@ -1,0 +1,252 @@
+"""Files and directories that appear whole or not at all.
+
+Each is written under a private name beside its target and renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from wyrcli.errors import WyrError, printable
+
+__all__ = [
+    "TextOutput",
+    "check_new_directory",
+    "check_outputs",
+    "new_directory",
+    "open_output",
+    "write_json",
+]
+
+# ---------------------------------------------------------------- files
+
+
+class TextOutput(Protocol):
+    """Anything that text can be written to."""
+
+    def write(self, text: str, /) -> object: ...
+
+
+class _BgzfText:
+    """Text into a BGZF file (gzip in blocks, so that tabix can index it)."""
+
+    def __init__(self, path: str) -> None:
+        import pysam
+
+        # pysam 0.24.1 ends the process with a segmentation fault if the file cannot be opened: let Python
+        # meet the error first.  A FIFO must be opened only once, or its reader sees an end too early.
+        if not _is_special(path):
+            open(path, "ab").close()
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._file: Any = pysam.BGZFile(path, "w")  # type: ignore[call-arg]
+
+    def write(self, text: str, /) -> int:
+        return int(self._file.write(text.encode("utf-8")))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def open_output(path: str) -> Iterator[TextOutput]:
+    """A text handle on an output; a regular file appears whole at the end, or not at all.
+
+    Parameters
+    ----------
+    path: ``-`` is standard output (flushed, left open).  A name that ends in ``.gz`` or ``.bgz`` is
+        written as BGZF.  Devices, FIFOs and other existing non-regular files are written directly.
+        Anything else is written beside the target under a temporary name, which takes the target's place
+        (through symbolic links, with the old file's mode) when the block ends, and is removed if the block
+        ends with an exception of any kind.
+
+    Raises
+    ------
+    WyrError: on entry, if the directory is missing or the file cannot be written.
+    """
+    if path == "-":
+        yield sys.stdout
+        sys.stdout.flush()
+    elif _is_special(path):
+        with _open_text(path, path) as handle:
+            yield handle
+    else:
+        target = os.path.realpath(path)
+        _check_target(path, target)
+        directory, name = os.path.split(target)
+        # The name is cut so that with what is added it stays within the usual 255 bytes.
+        temporary = os.path.join(directory, f".{name[:100]}.tmp.{os.getpid()}")
+        try:
+            with _open_text(temporary, path) as handle:
+                yield handle
+            _publish(temporary, target)
+        except BaseException:  # KeyboardInterrupt and GeneratorExit too
+            _remove(temporary)
+            raise
+
+
+def _is_special(path: str) -> bool:
+    """Whether the path exists and is neither a regular file nor a directory (both are checked later)."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _check_target(path: str, target: str) -> None:
+    shown = printable(path, limit=300)
+    directory = os.path.dirname(target)
+    if not path:
+        raise WyrError("cannot write an output without a name")
+    if os.path.isdir(target):
+        raise WyrError(f"cannot write {shown}: it is a directory")
+    if not os.path.isdir(directory):
+        raise WyrError(f"cannot write {shown}: there is no directory {printable(directory, limit=300)}")
+    # A rename would replace a write-protected file; a shell's '>' would not.
+    if os.path.exists(target) and not os.access(target, os.W_OK):
+        raise WyrError(f"cannot write {shown}: the file is write-protected")
+
+
+@contextmanager
+def _open_text(path: str, shown: str) -> Iterator[TextOutput]:
+    """Open ``path`` for writing; errors name ``shown``, the output as the user named it."""
+    handle: Any
+    try:
+        if shown.endswith((".gz", ".bgz")):
+            handle = _BgzfText(path)
+        else:
+            handle = open(path, "w", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise WyrError(f"cannot write {printable(shown, limit=300)}: {error.strerror or error}") from None
+    try:
+        yield handle
+    except BaseException:
+        try:
+            handle.close()
+        except OSError:
+            pass  # what went wrong first matters more (a full disk fails here again)
+        raise
+    handle.close()
+
+
+def _publish(temporary: str, target: str) -> None:
+    """Give a finished file its name, once its content is on the disk."""
+    descriptor = os.open(temporary, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if os.path.exists(target):
+        os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+    os.replace(temporary, target)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def check_outputs(outputs: Sequence[str | None], inputs: Sequence[str]) -> None:
+    """Raise WyrError if two outputs are the same file, or an output is an input.
+
+    None stands for an output that was not asked for.  Devices and FIFOs may be named twice; standard
+    output may not.  ``-`` among inputs is standard input, and never clashes.
+    """
+    seen: list[str] = []
+    for output in outputs:
+        if output is None:
+            continue
+        shown = "standard output" if output == "-" else printable(output, limit=300)
+        if any(_same_file(output, other) for other in seen):
+            raise WyrError(f"two outputs would be written to {shown}; name a file for each")
+        if output != "-" and any(_same_file(output, path) for path in inputs if path != "-"):
+            raise WyrError(f"{shown} is an input; name another file for the output")
+        seen.append(output)
+
+
+def _same_file(first: str, second: str) -> bool:
+    if "-" in (first, second):
+        return first == second
+    if _is_special(first) or _is_special(second):
+        return False
+    if os.path.realpath(first) == os.path.realpath(second):
+        return True
+    try:  # hard links, and file systems that do not tell upper from lower case
+        return os.path.samefile(first, second)
+    except OSError:
+        return False
+
+
+def write_json(path: str, content: Mapping[str, object]) -> None:
+    """Write a report, whole or not at all; see :func:`open_output`.
+
+    numpy's numbers and arrays are written as JSON's.  Raises ValueError for NaN and infinities, which JSON
+    lacks, and TypeError for anything else that is no JSON, both before a file is touched.
+    """
+    text = json.dumps(content, indent=1, allow_nan=False, default=_plain) + "\n"
+    with open_output(path) as handle:
+        handle.write(text)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a report cannot hold {type(value).__name__}")
+
+
+# ---------------------------------------------------------------- directories
+
+
+def check_new_directory(path: Path, *, replace: Collection[str] = ()) -> None:
+    """Raise WyrError where :func:`new_directory` would: worth doing before long work."""
+    if path.exists() and not path.is_dir():
+        raise WyrError(f"{path}: is a file; expected a directory that is new or empty")
+    if path.is_dir():
+        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in replace)
+        if foreign:
+            raise WyrError(
+                f"{path}: the directory is not empty (it holds {foreign[0]}); choose a new or an empty one"
+            )
+
+
+@contextmanager
+def new_directory(path: Path, *, replace: Collection[str] = ()) -> Iterator[Path]:
+    """A private directory to write into, which becomes ``path`` when the block ends without an error.
+
+    ``path`` may be absent or an empty directory.  A directory with content is replaced only when all
+    that lies in it is named in ``replace``; it stays untouched until the new one is complete.
+
+    Raises WyrError, before anything is written, if ``path`` is a file or holds anything else.
+    """
+    path = Path(os.path.realpath(path))  # what a link points at is replaced, never the link
+    check_new_directory(path, replace=replace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(4)
+    private = path.parent / f".{path.name}.{token}.part"  # a sibling: renames stay on one file system
+    private.mkdir()
+    try:
+        yield private
+        if path.is_dir() and any(path.iterdir()):
+            old = path.parent / f".{path.name}.{token}.old"
+            path.rename(old)
+            private.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            private.rename(path)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
