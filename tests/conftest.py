@@ -14,9 +14,9 @@ hypothesis.settings.register_profile("wyr", deadline=None)
 hypothesis.settings.load_profile("wyr")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """The toy networks of the tests are too small for more than one thread."""
+    """The toy networks are too small for more than one thread, and commands under test set their own."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
