@@ -330,13 +330,24 @@ def test_ctrl_c_exits_130(simulated: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "reads.fasta"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "wyrcli", "explain", str(fifo), "-o", str(tmp_path / "x.bed")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    with fifo.open("w") as writer:  # opens once wyr reads
-        writer.write(">a\nACGTACGTACGT\n")
-        writer.flush()
-        time.sleep(1.0)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+    writer = None
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while writer is None and process.poll() is None and time.monotonic() < deadline:
+                try:
+                    writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)  # succeeds once wyr reads
+                except OSError:
+                    time.sleep(0.1)
+            assert writer is not None
+            os.write(writer, b">a\nACGTACGTACGT\n")
+            time.sleep(1.0)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            if writer is not None:
+                os.close(writer)
     assert process.returncode == 130
     assert b"Traceback" not in err
     assert [p.name for p in tmp_path.iterdir()] == ["reads.fasta"]

@@ -150,11 +150,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     )
     load_strict(explanandum.heads, {n.removeprefix("heads."): t for n, t in heads.items()}, str(directory))
     tokenizer = KmerTokenizer.from_pretrained(directory)
-    # Published v1 vocabularies name special tokens behind the end of the embedding; they are never used.
-    n_used = 1 + max(i for i, token in enumerate(tokenizer.vocabulary) if not token.startswith("<"))
-    n_rows = backbone.config.vocab_size
-    if n_used > n_rows:
-        raise CheckpointError(f"{directory}: vocab.txt needs {n_used} embeddings, but vocab_size is {n_rows}")
+    check_vocabulary(tokenizer, backbone.config, directory)
     return Checkpoint(
         directory,
         explanandum.freeze(),
@@ -165,6 +161,16 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         notice=str(info.get("notice", "")),
         training=_read_training(directory),
     )
+
+
+def check_vocabulary(tokenizer: KmerTokenizer, config: BackboneConfig, directory: Path) -> None:
+    """Raise CheckpointError if a token in use has no embedding."""
+    # Published v1 vocabularies name special tokens behind the end of the embedding; they are never used.
+    n_used = 1 + max(i for i, token in enumerate(tokenizer.vocabulary) if not token.startswith("<"))
+    if n_used > config.vocab_size:
+        raise CheckpointError(
+            f"{directory}: vocab.txt needs {n_used} embeddings, but vocab_size is {config.vocab_size}"
+        )
 
 
 def explainer_name(kind: str, operator: str) -> str:
@@ -232,15 +238,14 @@ def load_explainer(directory: Path, kind: str = "state", operator: str = "gate")
 
 
 def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file(
-        {
-            name: t.detach().to(dtype if t.is_floating_point() else t.dtype).cpu().contiguous()
-            for name, t in tensors.items()
-        },
-        path,
-    )
+    stored = {
+        name: t.detach().to(dtype if t.is_floating_point() else t.dtype).cpu().contiguous()
+        for name, t in tensors.items()
+    }
+    # Not save_file(), which makes a file that only its owner can read, whatever the umask says.
+    path.write_bytes(save(stored))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from wyrcli.errors import WyrError, printable
 
 __all__ = [
     "TextOutput",
+    "check_inputs",
     "check_new_directory",
     "check_outputs",
     "new_directory",
@@ -177,6 +178,17 @@ def check_outputs(outputs: Sequence[str | None], inputs: Sequence[str]) -> None:
         if output != "-" and any(_same_file(output, path) for path in inputs if path != "-"):
             raise WyrError(f"{shown} is an input; name another file for the output")
         seen.append(output)
+
+
+def check_inputs(paths: Sequence[str]) -> None:
+    """Raise OSError for a file that is not there or may not be read: worth doing before models are loaded."""
+    for path in paths:
+        if path == "-":
+            continue
+        if not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def _same_file(first: str, second: str) -> bool:

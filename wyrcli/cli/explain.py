@@ -83,6 +83,7 @@ def explain(
     from wyrcli.inference import explain as run
     from wyrcli.report import Stopwatch, run_report
 
+    outputs.check_inputs(inputs)
     outputs.check_outputs([output, tokens, predictions, json], inputs)
     used_threads = set_threads(threads)
     where = choose_device(device)

@@ -75,7 +75,7 @@ def finetune(
     import torch
 
     from wyrcli import training
-    from wyrcli.checkpoint import load_checkpoint, parameter_count, save_checkpoint
+    from wyrcli.checkpoint import check_vocabulary, load_checkpoint, parameter_count, save_checkpoint
     from wyrcli.dataset import Dataset
     from wyrcli.errors import CheckpointError
     from wyrcli.inference import choose_device, choose_precision
@@ -117,7 +117,9 @@ def finetune(
             explanandum.load_state_dict(previous.explanandum.state_dict())
     else:
         tokenizer = KmerTokenizer.from_pretrained(start)
-        explanandum = Explanandum(NucleotideTransformer.from_pretrained(start), sizes, pooling)
+        backbone = NucleotideTransformer.from_pretrained(start)
+        check_vocabulary(tokenizer, backbone.config, start)
+        explanandum = Explanandum(backbone, sizes, pooling)
     options = training.TrainingOptions(
         learning_rate=learning_rate,
         batch_size=batch_size,

@@ -75,6 +75,8 @@ class StateExplainer(Explainer):
                 "kernel": kernel,
             }
         )
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel {kernel}; expected an odd number of tokens, centred on one")
         self.n_states = n_states
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(n_states))
         self.reduce = nn.Linear(n_states * hidden_size, width)
