@@ -242,3 +242,15 @@ def test_no_valid_token() -> None:
     mask, valid = torch.rand(1, 3), torch.zeros(1, 3, dtype=torch.bool)
     for value in (area(mask, valid), total_variation(mask, valid), bounds(mask[..., None], valid, 0.1, 0.3)):
         assert value.tolist() in ([0.0], [[0.0]])
+
+
+def test_a_classification_temperature_sharpens_the_answers() -> None:
+    """L_c at temperature T is L_c of logits that are 1/T as large; nothing else changes."""
+    case = make_case(7)
+    sharp = explainer_loss(*case[:-1], LossOptions(classification_temperature=0.25))
+    larger = case._replace(masked=[4 * logits for logits in case.masked])
+    expected = explainer_loss(*larger[:-1], LossOptions())
+    for found, wanted in zip(sharp, expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    with pytest.raises(ValueError, match="positive"):
+        LossOptions(classification_temperature=0)

@@ -128,7 +128,6 @@ def evaluate(
     predicted: dict[str, list[NDArray[np.int64]]] = {name: [] for name in CONDITIONS}
     kept: dict[str, list[NDArray[np.float64]]] = {name: [] for name in CONDITIONS}
     tally = _Tally() if truth is not None else None
-    offsets = torch.tensor([0, *np.cumsum(explanandum.sizes)[:-1].tolist()], device=device)
     with torch.inference_mode():
         for first in range(0, len(windows), batch_size):
             rows = range(first, min(first + batch_size, len(windows)))
@@ -137,7 +136,8 @@ def evaluate(
             batch = cpu_batch.to(device)
             logits, states = explanandum.classify(batch)
             classes = explanandum.predict(logits)[0]
-            mask = explainer(batch, states, classes + offsets).float().amax(-1).sigmoid() * batch.valid
+            class_masks = explainer(batch, states, explanandum.class_numbers(classes))
+            mask = class_masks.float().amax(-1).sigmoid() * batch.valid
             rounded = (mask > threshold).float()
             predicted["unmasked"].append(classes.cpu().numpy())
             kept["unmasked"].append(np.ones(len(rows)))

@@ -166,8 +166,6 @@ def infer(
 
     Without an Explainer this is the bare classifier.
     """
-    starts = np.concatenate([[0], np.cumsum(explanandum.sizes)[:-1]])
-    offsets = torch.from_numpy(starts).to(device)
     for windows, cpu_batch in batches:
         masks = None
         with torch.inference_mode():
@@ -175,7 +173,8 @@ def infer(
             logits, states = explanandum.classify(batch)
             classes, probabilities = explanandum.predict(logits)
             if explainer is not None:
-                masks = explainer(batch, states, classes + offsets).float().sigmoid().cpu().numpy()
+                numbers = explanandum.class_numbers(classes)
+                masks = explainer(batch, states, numbers).float().sigmoid().cpu().numpy()
         yield Output(windows, cpu_batch, classes.cpu().numpy(), probabilities.cpu().numpy(), masks)
 
 

@@ -195,28 +195,38 @@ def train_explainer(
     explanandum.freeze().to(device)
     explainer.to(device)
     remove = get_operator(operator)
-    offsets = torch.tensor([0, *np.cumsum(explanandum.sizes)[:-1].tolist()], device=device)
+    n_ranks = len(explanandum.sizes)
 
     def step(batch: TokenBatch, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         with torch.no_grad():
             logits, states = explanandum.classify(batch)
             if loss_options.target_labels == "predicted":
                 labels = explanandum.predict(logits)[0]
-        chosen = select_masks(explainer(batch, states).float(), labels + offsets)
-        mask = relax(chosen.target, loss_options.concrete_temperature)
+        class_logits = explainer(batch, states).float()
+        chosen = select_masks(class_logits, explanandum.class_numbers(labels))
+        ranks = list(range(n_ranks))
+        target, by_class = chosen.target, chosen.by_class
+        if torch.rand(()).item() < loss_options.single_rank:
+            # One rank's mask has to do alone, for that rank: or only their maximum would mean anything.
+            ranks = [int(torch.randint(n_ranks, ()).item())]
+            target, by_class = by_class[..., ranks[0]], by_class[..., ranks]
+        mask = relax(target, loss_options.concrete_temperature)
         # One pass of twice the batch for m and 1 - m.
         answers = explanandum(_twice(batch), torch.cat([mask, 1 - mask]), remove)
-        kept, removed = answers.chunk(2)
-        terms = explainer_loss(
-            explanandum.split(kept),
-            explanandum.split(removed),
-            labels,
-            chosen.target.sigmoid(),
-            chosen.non_target.sigmoid(),
-            chosen.by_class.sigmoid(),
-            batch.valid,
-            loss_options,
-        )
+        kept, removed = (explanandum.split(part) for part in answers.chunk(2))
+        with torch.autocast(device.type, enabled=False):
+            terms = explainer_loss(
+                [kept[r] for r in ranks],
+                [removed[r] for r in ranks],
+                labels[:, ranks],
+                target.sigmoid(),
+                chosen.non_target.sigmoid(),
+                by_class.sigmoid(),
+                batch.valid,
+                loss_options,
+            )
+        share = n_ranks / len(ranks)  # sums over ranks weigh the same whether there is one or all
+        terms = terms._replace(classification=share * terms.classification, entropy=share * terms.entropy)
         values = {name: term.item() for name, term in zip(terms._fields, terms, strict=True)}
         return terms.total(loss_options), values
 

@@ -46,6 +46,13 @@ def train_explainer(
     total_variation: Weight = None,
     min_area: Annotated[float | None, typer.Option(min=0, max=1, help="a: least share of tokens.")] = None,
     max_area: Annotated[float | None, typer.Option(min=0, max=1, help="b: largest share of tokens.")] = None,
+    classification_temperature: Annotated[
+        float | None, typer.Option(help="Divides the logits in the classification term; below 1, sharper.")
+    ] = None,
+    single_rank: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of steps in which one rank's mask must do for it alone."),
+    ] = None,
     concrete_temperature: Annotated[
         float | None, typer.Option(min=0, help="Binary concrete noise on m in training; 0 = none.")
     ] = None,
@@ -118,6 +125,8 @@ def train_explainer(
         "total_variation": total_variation,
         "min_area": min_area,
         "max_area": max_area,
+        "classification_temperature": classification_temperature,
+        "single_rank": single_rank,
         "concrete_temperature": concrete_temperature,
         "target_labels": target_labels,
         "entropy_divisor": entropy_divisor,

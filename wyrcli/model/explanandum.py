@@ -96,11 +96,13 @@ class Explanandum(nn.Module):
             # A product with the weights as a (1, L) matrix: no copy of the states in float32.
             weights = (weight.to(wide) / n_valid).to(states[-1].dtype)[:, None, :]
             pooled = torch.bmm(weights, states[-1])[:, 0]  # (B, H)
-        # The heads compute in float32 at least, also where their weights are stored in bf16.
-        logits = [
-            F.linear(pooled.to(wide), head.weight.to(wide), head.bias.to(wide))  # type: ignore[arg-type]
-            for head in self.heads
-        ]
+        # The heads compute in float32 at least, under autocast and with weights stored in bf16 too: eight
+        # bits of mantissa cannot rank thousands of genera.
+        with torch.autocast(pooled.device.type, enabled=False):
+            logits = [
+                F.linear(pooled.to(wide), head.weight.to(wide), head.bias.to(wide))  # type: ignore[arg-type]
+                for head in self.heads
+            ]
         return Classified(torch.cat(logits, dim=-1), states)
 
     def bias(self) -> Tensor:
@@ -110,6 +112,13 @@ class Explanandum(nn.Module):
     def split(self, logits: Tensor) -> list[Tensor]:
         """(B, C) to one (B, C_r) per rank."""
         return list(torch.split(logits, list(self.sizes), dim=-1))
+
+    def class_numbers(self, classes: Tensor) -> Tensor:
+        """Classes within their ranks, int64 (B, R), to numbers on the class axis of length C."""
+        first = [0]
+        for size in self.sizes[:-1]:
+            first.append(first[-1] + size)
+        return classes + torch.tensor(first, device=classes.device)
 
     def predict(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted class within each rank, int64 (B, R), and its probability, float32 (B, R)."""
