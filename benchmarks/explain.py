@@ -4,8 +4,9 @@ Prints, from one run on one machine:
 
 - the measured matrix-product peak (bf16 and fp32);
 - reads/s of the bare classifier, of explain with the ``state`` and the ``lstm`` Explainer, and of the
-  paper's way (fp32, batch 48, mask values of all 1,937 classes for every token), all from sequences in
-  memory to numpy arrays, with the fraction of the peak that each reaches;
+  paper's way (fp32, batch 48, mask values of all 1,937 classes for every token).  The classifier and the
+  paper's way go from sequences in memory to numpy arrays, explain to BED text; with the fraction of the
+  peak that each reaches;
 - peak memory of ``wyr explain`` at 1x and 10x input.
 
 The contestants take turns within each round and ratios are medians over rounds, because machines are
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -33,11 +35,21 @@ import torch
 
 from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
 from wyrcli.explanation import Window
-from wyrcli.inference import choose_device, choose_precision, infer, pool_windows, prefetch, tokenize_pools
+from wyrcli.inference import (
+    choose_device,
+    choose_precision,
+    explain,
+    infer,
+    pool_windows,
+    prefetch,
+    tokenize_pools,
+)
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer
-from wyrcli.model.explainer import LstmExplainer, StateExplainer
+from wyrcli.model.explainer import Explainer, LstmExplainer, StateExplainer
 from wyrcli.model.explanandum import Explanandum
 from wyrcli.model.tokens import KmerTokenizer
+from wyrcli.taxonomy import Taxonomy
+from wyrcli.writers import BedWriter
 
 READ_BP = 1500
 PAPER_SIZES = (4, 55, 1878)  # superkingdoms, phyla, genera: 1,937 classes
@@ -89,13 +101,17 @@ class Contest:
         if size == "demo":
             loaded = load_checkpoint(default_model())
             explanandum, self.tokenizer = loaded.explanandum, loaded.tokenizer
+            self.taxonomy = loaded.taxonomy
             state = load_explainer(loaded.path, "state", "gate").explainer
         else:
             explanandum = Explanandum(NucleotideTransformer(BackboneConfig()), PAPER_SIZES).freeze()
             self.tokenizer = KmerTokenizer.nucleotide_transformer_v2()
+            names = tuple(tuple(f"taxon{i}" for i in range(size)) for size in PAPER_SIZES)
+            self.taxonomy = Taxonomy(("superkingdom", "phylum", "genus"), names)
             shape = explanandum.backbone.config
-            # Four states, as the DiffMask line of work reads several layers; the width scales with H.
-            state = StateExplainer(shape.hidden_size, 4, sum(PAPER_SIZES), width=64).eval()
+            # As wyr train-explainer makes it: all layers' states.
+            layers = shape.num_hidden_layers
+            state = StateExplainer(shape.hidden_size, layers, sum(PAPER_SIZES)).eval()
         self.config = explanandum.backbone.config
         vocabulary = self.config.vocab_size
         lstm = LstmExplainer(vocabulary, sum(explanandum.sizes)).eval()
@@ -112,13 +128,31 @@ class Contest:
         twin.load_state_dict(explanandum.state_dict())
         return twin.freeze()
 
-    def run(self, windows: list[Window], explainer: torch.nn.Module | None) -> None:
-        """The stages of ``wyr explain`` up to numpy arrays."""
-        tokens = self.batch * (READ_BP // self.tokenizer.k + 1)
-        pools = pool_windows(iter(windows), self.tokenizer, tokens)
+    def batch_tokens(self) -> int:
+        """The bound that ``wyr explain --batch-size`` sets."""
+        return self.batch * (READ_BP // self.tokenizer.k + 1)
+
+    def classify(self, windows: list[Window]) -> None:
+        """The bare classifier: the stages of ``wyr explain`` without an Explainer, to numpy arrays."""
+        pools = pool_windows(iter(windows), self.tokenizer, self.batch_tokens())
         batches = prefetch(tokenize_pools(pools, self.tokenizer, self.device))
-        for _ in infer(batches, self.explanandum, explainer, self.device):  # type: ignore[arg-type]
+        for _ in infer(batches, self.explanandum, None, self.device):
             pass
+
+    def explain(self, windows: list[Window], explainer: Explainer) -> None:
+        """All that ``wyr explain`` does between reading and the disk: chunks as BED text included."""
+        with open(os.devnull, "w") as nowhere:
+            bed = BedWriter(nowhere, self.taxonomy.ranks)
+            for explanation in explain(
+                windows,
+                self.explanandum,
+                explainer,
+                self.tokenizer,
+                self.taxonomy,
+                batch_tokens=self.batch_tokens(),
+                device=self.device,
+            ):
+                bed.write(explanation)
 
     @torch.inference_mode()
     def run_paper(self, windows: list[Window]) -> None:
@@ -133,9 +167,9 @@ class Contest:
     def contestants(self) -> dict[str, Callable[[list[Window]], None]]:
         """Name to function."""
         return {
-            "classifier alone": lambda w: self.run(w, None),
-            "explain, state": lambda w: self.run(w, self.state),
-            "explain, lstm": lambda w: self.run(w, self.lstm),
+            "classifier alone": self.classify,
+            "explain, state": lambda w: self.explain(w, self.state),
+            "explain, lstm": lambda w: self.explain(w, self.lstm),
             "the paper's way": self.run_paper,
         }
 
@@ -198,7 +232,7 @@ def main() -> None:
     parser.add_argument("--reads", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--memory-reads", type=int, default=500, help="0 leaves the memory test out")
+    parser.add_argument("--memory-reads", type=int, default=2000, help="0 leaves the memory test out")
     options = parser.parse_args()
     device = choose_device(options.device)
     contest = Contest(options.size, device, options.batch)

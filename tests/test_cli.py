@@ -7,8 +7,10 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -322,34 +324,31 @@ def test_a_broken_pipe_ends_quietly(simulated: Path) -> None:
     assert done.stderr == b""
 
 
-def test_ctrl_c_exits_130(simulated: Path, tmp_path: Path) -> None:
-    """An interrupted run leaves no output behind."""
-    import signal
-    import time
-
+@pytest.mark.parametrize("through", ["a named pipe", "standard input"])
+def test_ctrl_c_exits_130(tmp_path: Path, through: str) -> None:
+    """An interrupted run leaves no output behind, also while it waits for input."""
     fifo = tmp_path / "reads.fasta"
     os.mkfifo(fifo)
-    command = [sys.executable, "-m", "wyrcli", "explain", str(fifo), "-o", str(tmp_path / "x.bed")]
-    writer = None
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+    name = str(fifo) if through == "a named pipe" else "-"
+    command = [sys.executable, "-m", "wyrcli", "explain", name, "-o", str(tmp_path / "x.bed")]
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # or the other end could not be opened
+    writer = os.open(fifo, os.O_WRONLY)
+    os.set_blocking(reader, True)
+    with subprocess.Popen(command, stdin=reader, stderr=subprocess.PIPE) as process:
         try:
-            deadline = time.monotonic() + 60
-            while writer is None and process.poll() is None and time.monotonic() < deadline:
-                try:
-                    writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)  # succeeds once wyr reads
-                except OSError:
-                    time.sleep(0.1)
-            assert writer is not None
             os.write(writer, b">a\nACGTACGTACGT\n")
-            time.sleep(1.0)
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob(".x.bed.tmp.*")) and time.monotonic() < deadline:
+                time.sleep(0.05)  # it works once its output is open
+            time.sleep(0.5)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-            if writer is not None:
-                os.close(writer)
-    assert process.returncode == 130
-    assert b"Traceback" not in err
+            os.close(reader)
+            os.close(writer)
+    assert process.returncode == 130, err
+    assert b"Traceback" not in err and b"Fatal" not in err
     assert [p.name for p in tmp_path.iterdir()] == ["reads.fasta"]
 
 
@@ -388,6 +387,25 @@ def test_bedtools_accepts_the_result(run: Run, simulated: Path, tmp_path: Path) 
     assert len(fasta) == 2 * n_rows
 
 
+def test_long_output_names_do_not_meet(run: Run, simulated: Path, tmp_path: Path) -> None:
+    """Two outputs whose names begin alike are two files."""
+    stem = "a" * 150
+    code, _, err = run(
+        "explain", simulated / "reads.fasta", "-q",
+        "-o", tmp_path / f"{stem}.bed", "--tokens", tmp_path / f"{stem}.tsv",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert (tmp_path / f"{stem}.bed").read_text().startswith("#chrom\tchromStart")
+    assert (tmp_path / f"{stem}.tsv").read_text().startswith("#chrom\tstart\tend\ttoken")
+
+
+def test_a_bad_report_path_fails_before_the_work(run: Run, simulated: Path, tmp_path: Path) -> None:
+    """And not after it, taking the BED with it."""
+    code, out, err = run("explain", simulated / "reads.fasta", "--json", tmp_path / "no" / "x.json", "-q")
+    assert code == 1 and "there is no directory" in err
+    assert len(out.splitlines()) <= 1
+
+
 # ---------------------------------------------------------------- the other commands
 
 
@@ -406,6 +424,25 @@ def test_evaluate_table(run: Run, tmp_path: Path) -> None:
     assert table["rounded masks", "genus"][1] < 0.3
     assert "operator gate" in out and "operator scale" in out
     assert json.loads((tmp_path / "e.json").read_text())["evaluations"][0]["operator"] == "gate"
+
+
+def test_evaluate_other_data_with_a_truth(run: Run, simulated: Path, tmp_path: Path) -> None:
+    """A dataset with some of the model's taxa only, in another order; a truth without decoys; JSON."""
+    data = tmp_path / "exam"
+    assert run(
+        "prepare", simulated / "reads.fasta", "--labels", simulated / "labels.tsv", "--taxonomy",
+        simulated / "taxdump", "--validation", "0", "--test", "1", "-o", data,
+    )[0] == 0  # fmt: skip
+    assert len(json.loads((data / "taxonomy.json").read_text())["ranks"][2]["taxa"]) < 16
+    report = tmp_path / "e.json"
+    code, out, err = run(
+        "evaluate", "--table", "--data", data, "--truth", simulated / "truth.bed", "--json", report
+    )
+    assert code == 0, err
+    assert "AUPRC" in out and "nan" not in out
+    first = json.loads(report.read_text())["evaluations"][0]
+    assert first["accuracy"]["unmasked"][0] > 0.9
+    assert first["localisation"]["auprc"] > 0.7 and first["localisation"]["decoys_called"] is None
 
 
 def test_the_whole_path_on_a_tiny_model(run: Run, tmp_path: Path) -> None:
@@ -440,6 +477,9 @@ def test_the_whole_path_on_a_tiny_model(run: Run, tmp_path: Path) -> None:
         )  # fmt: skip
         assert code == 0, err
     assert run("train-explainer", model, "--data", data, "--steps", "2")[0] == 1  # never replaced unasked
+    assert run("train-explainer", model, "--data", data, "--steps", "2", "-b", "8", "--continue")[0] == 0
+    record = json.loads((model / "explainers" / "state-gate" / "training.json").read_text())
+    assert record["continued_from"]["options"]["steps"] == 2
     assert run("finetune", data, "--from", model, "--steps", "1", "-b", "8", "-o", tmp_path / "more")[0] == 0
     code, out, _ = run("evaluate", "--table", "--model", model, "--data", data)
     assert code == 0 and "state-gate" in out and "state-scale" in out

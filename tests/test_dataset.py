@@ -191,3 +191,27 @@ def test_new_directory_behind_a_link(tmp_path: Path) -> None:
         (directory / "file").write_text("x")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real/file").read_text() == "x"
+
+
+def test_a_sample_keeps_rows_together_and_in_order(dataset: Path) -> None:
+    train = Dataset.open(dataset).split("train")
+    texts = list(train.sequences)
+    for n in (0, 1, 2):
+        drawn = train.sample(n, seed=5)
+        assert len(drawn) == len(drawn.sequences) == len(drawn.names) == n
+        places = [texts.index(text) for text in drawn.sequences]
+        assert places == sorted(set(places))
+        assert (drawn.labels == train.labels[places]).all() and (drawn.starts == train.starts[places]).all()
+    assert train.sample(99) is train
+
+
+def test_labels_in_the_numbers_of_a_model(dataset: Path) -> None:
+    """Taxa are matched by name: a model may know more of them, in another order."""
+    model = Taxonomy(("phylum", "genus"), (("P2", "P1", "P0"), ("G3", "G0", "G2", "G1")))
+    opened = Dataset.open(dataset)
+    own, theirs = opened.split("train").labels, opened.split_for("train", model).labels
+    assert [model.decode(row) for row in theirs] == [TAXONOMY.decode(row) for row in own]
+    with pytest.raises(InputError, match="knows no genus 'G3'"):
+        opened.split_for("train", Taxonomy(("phylum", "genus"), (("P1", "P2"), ("G1", "G2"))))
+    with pytest.raises(InputError, match="ranks"):
+        opened.split_for("train", Taxonomy(("genus",), (("G1", "G2", "G3"),)))

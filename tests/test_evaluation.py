@@ -25,7 +25,6 @@ from toy import (
 from wyrcli.errors import InputError
 from wyrcli.evaluation import (
     CONDITIONS,
-    PAPER,
     Evaluation,
     Truth,
     classify_chunks,
@@ -64,7 +63,7 @@ def run(
 
 def test_names_of_the_conditions() -> None:
     """The seven rows of Table 1, in the paper's order, each with the paper's numbers."""
-    assert len(CONDITIONS) == 7 and CONDITIONS[0] == "unmasked" and tuple(PAPER) == CONDITIONS
+    assert len(CONDITIONS) == 7 and CONDITIONS[0] == "unmasked"
     assert all(
         name == f"inverted {CONDITIONS[i - 1]}" for i, name in enumerate(CONDITIONS) if "inverted" in name
     )

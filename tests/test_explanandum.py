@@ -104,3 +104,9 @@ def test_unknown_pooling() -> None:
     """An unknown pooling is answered with the known ones."""
     with pytest.raises(ValueError, match="expected mean or cls"):
         Explanandum(backbone(), TAXONOMY.sizes, pooling="max")
+
+
+def test_logits_are_float32_under_autocast() -> None:
+    """Eight bits of mantissa would tie classes in training."""
+    with torch.autocast("cpu", torch.bfloat16):
+        assert explanandum()(TOKENIZER.batch(["ACGTACGTACGT"])).dtype == torch.float32

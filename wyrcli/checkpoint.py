@@ -141,6 +141,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     try:
         explanandum = Explanandum(backbone, taxonomy.sizes, pooling=str(info["pooling"]))
         window_bp = int(info["window_bp"])
+        if window_bp < 6:
+            raise ValueError(f"window_bp is {window_bp}; expected 6 or more")
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{directory}/checkpoint.json: {error!r}") from None
     tensors = load_tensors(directory)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -92,9 +92,11 @@ class StringColumn(Sequence[str]):
             raise IndexError(f"string {index} of {len(self)}")
         return str(self.data[self.offsets[i] : self.offsets[i + 1]].tobytes(), "utf-8")
 
-    def head(self, n: int) -> StringColumn:
-        """The first ``n`` strings, or all if there are fewer."""
-        return StringColumn(self.data, self.offsets[: n + 1])
+    def take(self, rows: NDArray[np.int64]) -> StringColumn:
+        """Some of the strings, copied."""
+        pieces = [self.data[self.offsets[i] : self.offsets[i + 1]] for i in rows]
+        ends = np.cumsum([0, *(len(piece) for piece in pieces)], dtype=np.int64)
+        return StringColumn(np.concatenate([np.empty(0, np.uint8), *pieces]), ends)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,15 +117,18 @@ class LabelledWindows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def head(self, n: int) -> LabelledWindows:
-        """The first ``n`` windows, or all if there are fewer.  No text is copied."""
+    def sample(self, n: int, seed: int = 0) -> LabelledWindows:
+        """``n`` windows drawn at random, in their old order; all if there are not more."""
+        if n >= len(self):
+            return self
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:n])
         return LabelledWindows(
-            self.names.head(n),
-            self.starts[:n],
-            self.stops[:n],
-            self.groups.head(n),
-            self.sequences.head(n),
-            self.labels[:n],
+            self.names.take(rows),
+            self.starts[rows],
+            self.stops[rows],
+            self.groups.take(rows),
+            self.sequences.take(rows),
+            self.labels[rows],
         )
 
 
@@ -152,6 +157,26 @@ class Dataset:
         except (ValueError, KeyError, TypeError, FileNotFoundError, TaxonomyError) as error:
             raise InputError(f"not a dataset: {error!r}", path=str(path)) from None
         return cls(path, taxonomy, window_bp, info)
+
+    def split_for(self, name: str, taxonomy: Taxonomy) -> LabelledWindows:
+        """As :meth:`split`, with the class numbers of a model's taxonomy.
+
+        Raises InputError if the ranks differ, or if a taxon here is unknown there.
+        """
+        windows = self.split(name)
+        if self.taxonomy.ranks != taxonomy.ranks:
+            raise InputError(
+                f"its ranks are {', '.join(self.taxonomy.ranks)}; the model's {', '.join(taxonomy.ranks)}",
+                path=str(self.path),
+            )
+        labels = windows.labels.copy()
+        for r, (rank, names) in enumerate(zip(self.taxonomy.ranks, self.taxonomy.taxa, strict=True)):
+            known = {taxon: number for number, taxon in enumerate(taxonomy.taxa[r])}
+            unknown = [taxon for taxon in names if taxon not in known]
+            if unknown:
+                raise InputError(f"the model knows no {rank} '{unknown[0]}'", path=str(self.path))
+            labels[:, r] = np.array([known[taxon] for taxon in names])[windows.labels[:, r]]
+        return replace(windows, labels=labels)
 
     def split(self, name: str) -> LabelledWindows:
         """The windows of ``train``, ``validation`` or ``test``.  Raises InputError."""

@@ -38,17 +38,6 @@ CONDITIONS = (
 )
 """The rows of Table 1, in the paper's order."""
 
-PAPER = {
-    "unmasked": (0.9905, 0.9739, 0.7167),
-    "masks": (0.9839, 0.9551, 0.6988),
-    "inverted masks": (0.4670, 0.2821, 0.0571),
-    "rounded masks": (0.7642, 0.526, 0.4086),
-    "inverted rounded masks": (0.4485, 0.2620, 0.0492),
-    "relevant chunks": (0.6998, 0.4992, 0.3632),
-    "not-relevant chunks": (0.4713, 0.3168, 0.0958),
-}
-"""The paper's numbers (``scale``, ``lstm``, real taxa) for superkingdom, phylum and genus."""
-
 
 class EvaluatedWindows(Protocol):
     """Labelled windows with their names and places, as ``dataset.LabelledWindows`` gives them."""
@@ -299,7 +288,7 @@ def read_truth(planted: Path, decoys: Path | None = None) -> Truth:
 
 def _read_intervals(path: Path) -> dict[str, NDArray[np.int64]]:
     intervals: dict[str, list[tuple[int, int]]] = {}
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip() or line.startswith("#"):
                 continue

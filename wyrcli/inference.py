@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -97,7 +97,7 @@ def explain(
     batch_tokens: int,
     device: torch.device,
     rank: str | None = None,
-) -> Iterator[Explanation]:
+) -> Generator[Explanation, None, None]:
     """One explanation per window, in input order.
 
     The models must be on ``device`` already.  ``batch_tokens`` bounds the tokens of a batch, padding

@@ -26,6 +26,7 @@ __all__ = [
     "check_inputs",
     "check_new_directory",
     "check_outputs",
+    "json_text",
     "new_directory",
     "open_output",
     "write_json",
@@ -88,7 +89,7 @@ def open_output(path: str) -> Iterator[TextOutput]:
         _check_target(path, target)
         directory, name = os.path.split(target)
         # The name is cut so that with what is added it stays within the usual 255 bytes.
-        temporary = os.path.join(directory, f".{name[:100]}.tmp.{os.getpid()}")
+        temporary = os.path.join(directory, f".{name[:100]}.tmp.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             with _open_text(temporary, path) as handle:
                 yield handle
@@ -210,9 +211,13 @@ def write_json(path: str, content: Mapping[str, object]) -> None:
     numpy's numbers and arrays are written as JSON's.  Raises ValueError for NaN and infinities, which JSON
     lacks, and TypeError for anything else that is no JSON, both before a file is touched.
     """
-    text = json.dumps(content, indent=1, allow_nan=False, default=_plain) + "\n"
     with open_output(path) as handle:
-        handle.write(text)
+        handle.write(json_text(content))
+
+
+def json_text(content: Mapping[str, object]) -> str:
+    """The text that :func:`write_json` writes, for a handle that is open already."""
+    return json.dumps(content, indent=1, allow_nan=False, default=_plain) + "\n"
 
 
 def _plain(value: object) -> object:

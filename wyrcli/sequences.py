@@ -33,7 +33,7 @@ from wyrcli.explanation import Window
 __all__ = ["RecordCounts", "RecordReader", "normalise", "read_records", "split_windows", "window_borders"]
 
 KMER_BP = 6  # the tokenizer's k: a border between two windows must not cut a k-mer
-DUPLICATE_SEARCH_LIMIT = 4_000_000  # names remembered, about 90 bytes each: memory stays bounded
+DUPLICATE_SEARCH_LIMIT = 250_000  # names remembered, some 90 bytes each: memory stays bounded
 _READ_BYTES = 128 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -177,7 +177,11 @@ def _open_binary(path: str) -> AbstractContextManager[BinaryIO]:
         return open(path, "rb")
     if sys.stdin is None:
         raise InputError("there is no standard input", path=path)
-    return nullcontext(sys.stdin.buffer)
+    try:
+        # A handle of our own: the interpreter must not find sys.stdin locked by a reading thread at its end.
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except (OSError, ValueError):  # something else stands in for it, as in tests
+        return nullcontext(sys.stdin.buffer)
 
 
 # ---------------------------------------------------------------- text

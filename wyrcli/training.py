@@ -44,7 +44,7 @@ class Windows(Protocol):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train.  The defaults are the paper's for the Explanandum (section 3.3).
+    """How to train.  The defaults are the paper's for the Explanandum (section 3.3), which clips nothing.
 
     ``steps`` overrides ``epochs`` where it is not 0.  ``warmup``: share of the steps during which the
     learning rate rises linearly before its cosine falls.  ``precision``: fp32 or bf16 (autocast).

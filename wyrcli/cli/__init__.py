@@ -34,6 +34,9 @@ app.command("finetune")(finetune.finetune)
 app.command("train-explainer")(train_explainer.train_explainer)
 
 
+_debugging = False
+
+
 def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"wyr {__version__}")
@@ -47,8 +50,8 @@ def _root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    if debug:
-        os.environ["WYR_DEBUG"] = "1"
+    global _debugging
+    _debugging = debug
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,9 +68,14 @@ def main(argv: list[str] | None = None) -> int:
         complain("interrupted")
         return 130
     except (WyrError, OSError) as error:
-        if os.environ.get("WYR_DEBUG"):
+        if _debugging:
             raise
         complain(_message(error))
+        return 1
+    except Exception as error:
+        if _debugging or "out of memory" not in str(error).lower():
+            raise
+        complain("the device is out of memory; try a smaller --batch-size")
         return 1
     return 0
 

@@ -20,12 +20,12 @@ __all__ = ["Advance", "complain", "progress", "say", "training_reporter", "warn"
 def say(message: str, quiet: bool = False) -> None:
     """A line of information."""
     if not quiet:
-        typer.echo(f"wyr: {message}", err=True)
+        typer.echo(f"wyr: {printable(message, limit=2000)}", err=True)
 
 
 def warn(message: str) -> None:
     """A line about something the user should know even with --quiet."""
-    typer.echo(f"wyr: warning: {message}", err=True)
+    typer.echo(f"wyr: warning: {printable(message, limit=2000)}", err=True)
 
 
 def complain(message: str) -> None:

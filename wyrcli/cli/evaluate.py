@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wyrcli.cli.console import progress, say
+from wyrcli import __version__
+from wyrcli.cli.console import progress, say, warn
 from wyrcli.cli.options import (
     Device,
     ExplainerKind,
@@ -57,9 +61,11 @@ def evaluate(
     decoys: Annotated[
         Path | None, typer.Option("--decoys", help="BED file of decoy intervals, from wyr simulate.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Use only the first windows; 0 = all.")] = 0,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Use so many windows, drawn at random; 0 = all.")
+    ] = 0,
     device: Device = "auto",
-    precision: PrecisionOption = Precision.auto,
+    precision: PrecisionOption = Precision.fp32,  # so that figures do not depend on the machine
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Windows per batch.")] = 64,
     threads: Threads = 0,
     quiet: Quiet = False,
@@ -69,8 +75,6 @@ def evaluate(
     Masks are those of the predicted classes.  Every Explainer of that kind beside the model is scored with
     the removal operator that it was trained for, so that gate and scale stand side by side.
     """
-    from dataclasses import asdict
-
     from wyrcli import evaluation, outputs
     from wyrcli.checkpoint import default_model, list_explainers, load_checkpoint, load_explainer
     from wyrcli.dataset import Dataset, read_windows
@@ -89,10 +93,7 @@ def evaluate(
     checkpoint = load_checkpoint(model or default_model())
     ranks = checkpoint.taxonomy.ranks
     if data is not None:
-        dataset = Dataset.open(data)
-        if dataset.taxonomy.taxa != checkpoint.taxonomy.taxa:
-            raise CheckpointError(f"{data}: its taxa are not those of the model {checkpoint.path}")
-        windows = dataset.split(split)
+        windows = Dataset.open(data).split_for(split, checkpoint.taxonomy)
     else:
         heldout = checkpoint.path / "heldout.parquet"
         if not heldout.is_file():
@@ -101,10 +102,14 @@ def evaluate(
             )
         windows = read_windows(heldout, checkpoint.taxonomy)
     if limit:
-        windows = windows.head(limit)
+        windows = windows.sample(limit)
     if checkpoint.notice:
         say(checkpoint.notice, quiet)
     known = evaluation.read_truth(truth, decoys) if truth is not None else None
+    if known is not None:
+        without = sum(windows.names[i] not in known.planted for i in range(len(windows)))
+        if without:
+            warn(f"{without:,} of {len(windows):,} windows have no interval in {truth}; is it theirs?")
     first = load_explainer(checkpoint.path, explainer, operator)
     others = [
         load_explainer(checkpoint.path, explainer, name.removeprefix(f"{explainer}-"))
@@ -113,7 +118,12 @@ def evaluate(
     ]
     checkpoint.explanandum.to(where, dtype)
     results: list[Evaluation] = []
-    with progress("windows evaluated", len(windows) * (1 + len(others)), quiet=quiet) as advance:
+    with ExitStack() as stack:
+        table_file = stack.enter_context(outputs.open_output(tsv)) if tsv is not None else None
+        json_file = stack.enter_context(outputs.open_output(json)) if json is not None else None
+        advance = stack.enter_context(
+            progress("windows evaluated", len(windows) * (1 + len(others)), quiet=quiet)
+        )
         for trained in [first, *others]:
             results.append(
                 evaluation.evaluate(
@@ -129,21 +139,32 @@ def evaluate(
                     on_batch=advance,
                 )
             )
+        if table_file is not None:
+            table_file.write(_tsv(results[0], ranks))
+        if json_file is not None:
+            content: dict[str, Any] = {
+                "tag": "wyr evaluate",
+                "schema_version": 1,
+                "wyr_version": __version__,
+                "model": checkpoint.name,
+                "data": None if data is None else str(data),
+                "windows": len(windows),
+                "precision": str(dtype).removeprefix("torch."),
+                "device": str(where),
+                "ranks": list(ranks),
+                "evaluations": [_plain(result) for result in results],
+            }
+            json_file.write(outputs.json_text(content))
     typer.echo(_table(results, ranks))
-    if tsv is not None:
-        with outputs.open_output(tsv) as handle:
-            handle.write(_tsv(results[0], ranks))
-    if json is not None:
-        content: dict[str, Any] = {
-            "tag": "wyr evaluate",
-            "model": checkpoint.name,
-            "ranks": list(ranks),
-            "evaluations": [
-                asdict(r) | {"localisation": r.localisation._asdict() if r.localisation else None}
-                for r in results
-            ],
-        }
-        outputs.write_json(json, content)
+
+
+def _plain(result: Evaluation) -> dict[str, Any]:
+    """The numbers for JSON, which has no NaN: a share of nothing is null."""
+    found = result.localisation
+    localisation = None
+    if found is not None:
+        localisation = {k: None if math.isnan(v) else v for k, v in found._asdict().items()}
+    return asdict(result) | {"localisation": localisation}
 
 
 def _tsv(result: Evaluation, ranks: tuple[str, ...]) -> str:
@@ -180,6 +201,7 @@ def _table(results: list[Evaluation], ranks: tuple[str, ...]) -> str:
                 f"{result.explainer}: token AUPRC {found.auprc:.3f} against the planted truth "
                 f"(random: {found.prevalence:.3f})",
                 f"  called important: {found.planted_called:.1%} of planted tokens, "
-                f"{found.decoys_called:.1%} of decoys, {found.background_called:.1%} of background",
+                + ("" if math.isnan(found.decoys_called) else f"{found.decoys_called:.1%} of decoys, ")
+                + f"{found.background_called:.1%} of background",
             ]
     return "\n".join(lines)

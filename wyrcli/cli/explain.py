@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -116,6 +116,8 @@ def explain(
                 open_output(predictions), ranks, threshold=threshold, min_length=min_length
             )
 
+        report = open_output(json) if json is not None else None
+
         def write_skipped(before: float) -> None:
             while skipped and skipped[0][0] < before:
                 _, name, length, reason = skipped.popleft()
@@ -127,7 +129,7 @@ def explain(
                 sequences.read_records(inputs),
                 checkpoint.window_bp,
                 counts,
-                on_skip=lambda *record: skipped.append(record),
+                on_skip=None if table is None else lambda *record: skipped.append(record),
             ),
             checkpoint.explanandum,
             trained.explainer,
@@ -137,6 +139,7 @@ def explain(
             device=where,
             rank=rank,
         )
+        stack.enter_context(closing(explanations))  # its reading thread ends before the outputs do
         advance = stack.enter_context(progress("windows explained", quiet=quiet))
         written = 0
         for explanation in explanations:
@@ -151,13 +154,13 @@ def explain(
         write_skipped(before=math.inf)
         if written != counts.windows or not counts.accounted():
             raise RuntimeError(f"{counts.as_dict()} went in, but {written} windows came out")
-        if json is not None:
+        if report is not None:
             results = {"windows": written, "chunks": bed.counts.chunks, "bases_in_chunks": bed.counts.bases}
             execution = {"device": str(where), "precision": str(dtype), "threads": used_threads}
             content = run_report(
                 sys.argv, inputs, checkpoint, trained, counts, results, stopwatch.seconds(), execution
             )
-            outputs.write_json(json, content)
+            report.write(outputs.json_text(content))
     _summarise(counts, bed.counts, quiet)
 
 

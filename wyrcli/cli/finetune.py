@@ -42,11 +42,14 @@ def finetune(
             "--embeddings", help="Start of random k-mer embeddings: composed of the shorter k-mers inside."
         ),
     ] = Embeddings.random,
-    pooling: Annotated[Pooling, typer.Option("--pooling", help="What the heads read.")] = Pooling.mean,
+    pooling: Annotated[
+        Pooling | None,
+        typer.Option("--pooling", help="What the heads read; default: as in --from, else mean."),
+    ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 5,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Windows per step.")] = 128,
-    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 2e-4,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 2e-4,
     warmup: Annotated[float, typer.Option("--warmup", min=0, max=1, help="Share of the steps.")] = 0.0,
     weight_decay: Annotated[float, typer.Option("--weight-decay", min=0)] = 0.0,
     reverse_complement: Annotated[
@@ -68,7 +71,8 @@ def finetune(
     """Train a classifier on a dataset: a Nucleotide Transformer with one linear head per rank.
 
     The defaults are the paper's (sum of the cross-entropies, learning rate 2e-4, cosine, batch 128, 5
-    epochs).  Balanced accuracy on the validation and test splits is printed and stored.
+    epochs), but for gradients clipped at norm 1 and bf16 where the device has it.  Balanced accuracy on
+    the validation and test splits is printed and stored.
     """
     from dataclasses import asdict
 
@@ -82,11 +86,11 @@ def finetune(
     from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, compose_embeddings
     from wyrcli.model.explanandum import Explanandum
     from wyrcli.model.tokens import KmerTokenizer
+    from wyrcli.outputs import check_new_directory
 
     if embeddings is Embeddings.composed and config is None:
         raise typer.BadParameter("--embeddings composed starts from --config, not from trained weights")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: exists already; name a new directory")
+    check_new_directory(output)
     set_threads(threads)
     where = choose_device(device)
     data = Dataset.open(dataset)
@@ -105,21 +109,22 @@ def finetune(
         backbone = NucleotideTransformer(shape)
         if embeddings is Embeddings.composed:
             compose_embeddings(backbone.embeddings.word_embeddings, tokenizer.kmers(), seed)
-        explanandum = Explanandum(backbone, sizes, pooling)
+        explanandum = Explanandum(backbone, sizes, pooling or Pooling.mean)
     elif start is None:
         raise typer.BadParameter("name where to start: --from or --config")
     elif (start / "checkpoint.json").is_file():
         previous = load_checkpoint(start)
         tokenizer = previous.tokenizer
         # Not the loaded Explanandum itself: that one is frozen for good.
-        explanandum = Explanandum(previous.explanandum.backbone, sizes, pooling).requires_grad_(True)
+        old = previous.explanandum
+        explanandum = Explanandum(old.backbone, sizes, pooling or old.pooling).requires_grad_(True)
         if previous.taxonomy.taxa == data.taxonomy.taxa:
-            explanandum.load_state_dict(previous.explanandum.state_dict())
+            explanandum.load_state_dict(old.state_dict())
     else:
         tokenizer = KmerTokenizer.from_pretrained(start)
         backbone = NucleotideTransformer.from_pretrained(start)
         check_vocabulary(tokenizer, backbone.config, start)
-        explanandum = Explanandum(backbone, sizes, pooling)
+        explanandum = Explanandum(backbone, sizes, pooling or Pooling.mean)
     options = training.TrainingOptions(
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -174,6 +179,6 @@ def finetune(
         name=name,
         notice=notice,
         dtype=torch.bfloat16 if half else torch.float32,
-        held_out=data.split("test").head(held_out) if held_out else None,
+        held_out=data.split("test").sample(held_out, seed) if held_out else None,
     )
     say(f"checkpoint in {output}", quiet)

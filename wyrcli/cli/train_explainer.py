@@ -79,9 +79,12 @@ def train_explainer(
         typer.Option("--continue", help="Go on from the Explainer of this kind that is there; replaces it."),
     ] = False,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 1,
-    steps: Annotated[int, typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs.")] = 0,
+    steps: Annotated[
+        int,
+        typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs, at least 500 (lstm: 1,500)."),
+    ] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Windows per step.")] = 64,
-    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 2e-3,
     warmup: Annotated[float, typer.Option("--warmup", min=0, max=1, help="Share of the steps.")] = 0.05,
     half: Annotated[bool, typer.Option("--half", help="Store weights as bf16: half the size.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an Explainer of this kind.")] = False,
@@ -145,8 +148,6 @@ def train_explainer(
             f"{model}: has an Explainer '{name}' already; --force replaces it, --continue goes on from it"
         )
     dataset = Dataset.open(data)
-    if dataset.taxonomy.taxa != checkpoint.taxonomy.taxa:
-        raise CheckpointError(f"{data}: its taxa are not those of the model {model}")
     torch.manual_seed(seed)
     shape = checkpoint.explanandum.backbone.config
     n_classes = checkpoint.taxonomy.n_classes
@@ -159,6 +160,7 @@ def train_explainer(
         }
     else:
         sizes = {"vocab_size": shape.vocab_size, "n_classes": n_classes, "hidden": hidden}
+    train = dataset.split_for("train", checkpoint.taxonomy)
     network = build_explainer(explainer, sizes) if earlier is None else earlier.explainer
     network.requires_grad_(True)
     if embeddings is Embeddings.composed and earlier is None:
@@ -171,12 +173,11 @@ def train_explainer(
         learning_rate=learning_rate,
         batch_size=batch_size,
         epochs=epochs,
-        steps=steps,
+        steps=steps or max(epochs * (len(train) // batch_size), 500 if explainer == "state" else 1500),
         warmup=warmup,
         precision="bf16" if choose_precision(precision, where) == torch.bfloat16 else "fp32",
         seed=seed,
     )
-    train = dataset.split("train")
     total = options.total_steps(len(train))
     say(
         f"{name}: {parameter_count(network):,} weights, {len(train):,} windows, "
