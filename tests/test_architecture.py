@@ -108,3 +108,52 @@ def test_command_line_starts_without_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert "torch" not in found and "transformers" not in found and "ete3" not in found, found
+
+
+FLOORS = (
+    ("__init__", "errors", "taxonomy", "explanation", "metrics"),
+    ("outputs", "sequences", "writers", "ncbi", "simulation", "dataset", "preparation"),
+    ("model",),
+    ("checkpoint", "training", "inference", "evaluation", "report"),
+    ("cli", "__main__"),
+)
+"""Vocabulary; sequences, tables and text; the model; work that joins them; the command line."""
+
+
+def floor_of(name: str) -> int:
+    """The floor of a module, from its path inside the package or from its dotted name below wyrcli."""
+    top = name.removesuffix(".py").replace("/", ".").split(".")[0]
+    (floor,) = [i for i, modules in enumerate(FLOORS) if top in modules]
+    return floor
+
+
+@every_file
+def test_floors(file: Path) -> None:
+    """A module imports from its own floor or a lower one; torch begins with the model."""
+    name, tree = parse(file)
+    floor = floor_of(name)
+    for module in imports(tree):
+        top, _, rest = module.partition(".")
+        if top == "torch" and "TYPE_CHECKING" not in ast.unparse(tree):
+            assert floor >= 2, f"{name} imports torch"
+        if top == "wyrcli" and rest and rest.split(".")[0] in {m for modules in FLOORS for m in modules}:
+            assert floor_of(rest) <= floor, f"{name} imports {module}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """Modules can be put in an order in which each imports only earlier ones."""
+    known = {f.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): f for f in FILES}
+    needs = {
+        name: {
+            other
+            for module in imports(parse(file)[1])
+            for other in known
+            if other != name and module in (f"wyrcli.{other}", f"wyrcli.{other}.__init__")
+        }
+        for name, file in known.items()
+    }
+    while needs:
+        free = [name for name, own in needs.items() if not own & needs.keys()]
+        assert free, f"a circle among {sorted(needs)}"
+        for name in free:
+            del needs[name]
