@@ -235,8 +235,23 @@ def load_explainer(directory: Path, kind: str = "state", operator: str = "gate")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}/explainer.json: {error!r}") from None
     load_strict(explainer, load_tensors(path), str(path))
+    _check_explainer(explainer, directory)
     explainer.requires_grad_(False)
     return TrainedExplainer(name, explainer.eval(), info["operator"], _read_training(path))
+
+
+def _check_explainer(explainer: Explainer, directory: Path) -> None:
+    """Raise CheckpointError if an Explainer was made for another classifier than that of ``directory``."""
+    if not (directory / "taxonomy.json").is_file():
+        return
+    n_classes = Taxonomy.load(directory / "taxonomy.json").n_classes
+    shape = BackboneConfig.load(directory / "config.json")
+    wanted = {"n_classes": n_classes, "hidden_size": shape.hidden_size, "vocab_size": shape.vocab_size}
+    for name, number in wanted.items():
+        if explainer.config.get(name, number) != number:
+            raise CheckpointError(
+                f"{directory}: an Explainer for {name} {explainer.config[name]}; the classifier has {number}"
+            )
 
 
 def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:

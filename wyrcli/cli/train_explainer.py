@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wyrcli.cli.console import progress, say, training_reporter
+from wyrcli.cli.console import progress, say, training_reporter, warn
 from wyrcli.cli.options import (
     Device,
     Embeddings,
@@ -141,6 +141,8 @@ def train_explainer(
     set_threads(threads)
     where = choose_device(device)
     checkpoint = load_checkpoint(model)
+    if operator is Operator.scale_embedding and checkpoint.explanandum.pooling == "mean":
+        warn("scale-embedding is for <cls> heads: with mean pooling, what it masks still enters the mean")
     name = explainer_name(explainer, operator)
     earlier = load_explainer(model, explainer, operator) if resume else None
     if name in list_explainers(model) and not (force or resume):
