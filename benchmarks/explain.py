@@ -109,9 +109,9 @@ class Contest:
             names = tuple(tuple(f"taxon{i}" for i in range(size)) for size in PAPER_SIZES)
             self.taxonomy = Taxonomy(("superkingdom", "phylum", "genus"), names)
             shape = explanandum.backbone.config
-            # As wyr train-explainer makes it: all layers' states.
-            layers = shape.num_hidden_layers
-            state = StateExplainer(shape.hidden_size, layers, sum(PAPER_SIZES)).eval()
+            # As wyr train-explainer makes it: the states of all layers, embeddings included.
+            n_states = shape.num_hidden_layers + 1
+            state = StateExplainer(shape.hidden_size, n_states, sum(PAPER_SIZES)).eval()
         self.config = explanandum.backbone.config
         vocabulary = self.config.vocab_size
         lstm = LstmExplainer(vocabulary, sum(explanandum.sizes)).eval()

@@ -64,7 +64,7 @@ def train_explainer(
     ] = None,
     states: Annotated[
         int,
-        typer.Option("--states", min=0, help="state: how many of the last hidden states; 0 = all layers'."),
+        typer.Option("--states", min=0, help="state: how many of the last hidden states; 0 = all, embeddings too."),
     ] = 0,
     width: Annotated[int, typer.Option("--width", min=1, help="state: features per token.")] = 64,
     hidden: Annotated[int, typer.Option("--hidden", min=1, help="lstm: units per direction.")] = 80,
@@ -156,7 +156,7 @@ def train_explainer(
     if explainer is ExplainerKind.state:
         sizes = {
             "hidden_size": shape.hidden_size,
-            "n_states": min(states, shape.num_hidden_layers + 1) or shape.num_hidden_layers,
+            "n_states": min(states or shape.num_hidden_layers + 1, shape.num_hidden_layers + 1),
             "n_classes": n_classes,
             "width": width,
         }
