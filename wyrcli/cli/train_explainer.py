@@ -64,7 +64,7 @@ def train_explainer(
     ] = None,
     states: Annotated[
         int,
-        typer.Option("--states", min=0, help="state: how many of the last hidden states; 0 = all, embeddings too."),
+        typer.Option("--states", min=0, help="state: number of last hidden states; 0 = all, embeddings too."),
     ] = 0,
     width: Annotated[int, typer.Option("--width", min=1, help="state: features per token.")] = 64,
     hidden: Annotated[int, typer.Option("--hidden", min=1, help="lstm: units per direction.")] = 80,
