@@ -83,7 +83,7 @@ PRESETS: dict[str, LossOptions] = {
         # the motifs were called too.
         entropy=0.1,
         # More than our first trial's 3 with b = 0.30, which kept 28 % of the tokens of a read of 1,500 bp.
-        target_area=3.5,
+        target_area=4.0,
         non_target_area=3.0,
         bounds=3.0,
         max_area=0.20,
