@@ -92,7 +92,7 @@ def prepare(
         say(f"windows dropped: {told(dict(counts.windows_dropped.most_common()))}", quiet)
     say(f"windows: {told(counts.windows)}", quiet)
     say("classes: " + ", ".join(f"{rank} {n:,}" for rank, n in counts.classes.items()), quiet)
-    if any(counts.untrained.values()):
+    if any(counts.untrained.values()) and counts.windows.get("train"):
         without = ", ".join(f"{rank} {n:,}" for rank, n in counts.untrained.items())
         warn(f"classes without a training window: {without}")
     say(f"dataset: {output}", quiet)
