@@ -3,8 +3,8 @@
 #
 #   scripts/train_demo.sh OUTDIR      then copy OUTDIR/demo to wyrcli/models/demo
 #
-# About an hour on two cores with bf16 instructions.  Seeds are fixed; bf16 sums may still differ in
-# the last digits from machine to machine.
+# Its steps, run one by one, took about an hour on two cores with bf16 instructions.  Seeds are fixed;
+# bf16 sums may still differ in the last digits from machine to machine.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:?usage: scripts/train_demo.sh OUTDIR}

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from wyrcli.errors import TaxonomyError
+from wyrcli.errors import TaxonomyError, printable
 
-__all__ = ["Lineage", "Taxonomy", "canonical_rank"]
+__all__ = ["Lineage", "Taxonomy", "canonical_rank", "find_rank"]
 
 Lineage = tuple[str, ...]
 """One taxon name per rank, in the order of ``Taxonomy.ranks``."""
@@ -30,6 +30,15 @@ def canonical_rank(rank: str) -> str:
     'superkingdom'
     """
     return _SAME_RANK.get(rank, rank)
+
+
+def find_rank(ranks: Sequence[str], rank: str) -> int:
+    """Position of a rank among ``ranks``.  Raises TaxonomyError, naming the known ones."""
+    try:
+        return list(ranks).index(canonical_rank(rank))
+    except ValueError:
+        known = ", ".join(ranks)
+        raise TaxonomyError(f"unknown rank '{printable(rank)}'; this model has {known}") from None
 
 
 @dataclass(frozen=True)
@@ -91,10 +100,7 @@ class Taxonomy:
 
     def rank_index(self, rank: str) -> int:
         """Position of a rank.  Raises TaxonomyError, naming the known ones."""
-        try:
-            return self.ranks.index(canonical_rank(rank))
-        except ValueError:
-            raise TaxonomyError(f"unknown rank '{rank}'; this model has {', '.join(self.ranks)}") from None
+        return find_rank(self.ranks, rank)
 
     def encode(self, lineage: Sequence[str]) -> list[int]:
         """Class number **within its rank** of each taxon of a lineage."""

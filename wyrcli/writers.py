@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wyrcli.errors import TaxonomyError, printable
 from wyrcli.explanation import Chunk, Explanation
 from wyrcli.outputs import TextOutput
-from wyrcli.taxonomy import canonical_rank
+from wyrcli.taxonomy import find_rank
 
 __all__ = [
     "BED_COLUMNS",
@@ -131,7 +130,7 @@ class BedWriter:
     ) -> None:
         self.counts = BedCounts()
         self._handle = handle
-        self._rank = _rank_index(ranks, rank)
+        self._rank = len(ranks) - 1 if rank is None else find_rank(ranks, rank)
         self._threshold = threshold
         self._min_length = min_length
         handle.write("#" + _join(BED_COLUMNS))
@@ -158,17 +157,6 @@ def _bed_row(chrom: str, chunk: Chunk, name: str, lineage: str) -> str:
         f"{chrom}\t{chunk.start}\t{chunk.stop}\t{name}\t{round(1000 * mean)}\t.\t"
         f"{chunk.start}\t{chunk.stop}\t{shade}\t{chunk.mean_mask:.4f}\t{lineage}\n"
     )
-
-
-def _rank_index(ranks: Sequence[str], rank: str | None) -> int:
-    """Position of a rank, of the narrowest for None.  Raises TaxonomyError."""
-    if rank is None:
-        return len(ranks) - 1
-    try:
-        return list(ranks).index(canonical_rank(rank))
-    except ValueError:
-        known = ", ".join(ranks)
-        raise TaxonomyError(f"unknown rank '{printable(rank)}'; this model has {known}") from None
 
 
 # ---------------------------------------------------------------- tables

@@ -151,12 +151,11 @@ def finetune(
     explanandum.freeze()
     if half:  # scored as stored
         explanandum.to(torch.bfloat16).float()
+    examined = {split: data.split(split) for split in ("validation", "test")}
     scores = {
-        split: dict(
-            zip(ranks, training.validate(explanandum, tokenizer, data.split(split), where), strict=True)
-        )
-        for split in ("validation", "test")
-        if len(data.split(split))
+        split: dict(zip(ranks, training.validate(explanandum, tokenizer, windows, where), strict=True))
+        for split, windows in examined.items()
+        if len(windows)
     }
     for split, values in scores.items():
         say(f"{split} balanced accuracy: " + ", ".join(f"{r} {v:.4f}" for r, v in values.items()), quiet)
@@ -179,6 +178,6 @@ def finetune(
         name=name,
         notice=notice,
         dtype=torch.bfloat16 if half else torch.float32,
-        held_out=data.split("test").sample(held_out, seed) if held_out else None,
+        held_out=examined["test"].sample(held_out, seed) if held_out else None,
     )
     say(f"checkpoint in {output}", quiet)
