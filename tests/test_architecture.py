@@ -112,7 +112,10 @@ def test_command_line_starts_without_torch() -> None:
 
 FLOORS = (
     ("__init__", "errors", "taxonomy", "explanation", "metrics"),
-    ("outputs", "sequences", "writers", "ncbi", "simulation", "dataset", "preparation"),
+    (
+        *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels", "sources"),
+        *("packing", "splitting", "windowing", "dataset", "preparation", "inspection"),
+    ),
     ("model",),
     ("checkpoint", "training", "inference", "evaluation", "report"),
     ("cli", "__main__"),

@@ -3,35 +3,87 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wyrcli.dataset import Dataset, DatasetWriter, LabelledWindow, StringColumn, read_windows
+from wyrcli.dataset import (
+    FILES,
+    Dataset,
+    DatasetWriter,
+    StringColumn,
+    WindowBlock,
+    read_windows,
+    write_windows,
+)
 from wyrcli.errors import InputError, WyrError
-from wyrcli.outputs import new_directory
+from wyrcli.outputs import new_directory, remove_unfinished
+from wyrcli.packing import PackedWriter
+from wyrcli.sequences import encode
 from wyrcli.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(
     ("phylum", "genus"), (("P1", "P2"), ("G1", "G2", "G3")), ((1, 2), (3, 4, 5)), {"path": "toy"}
 )
+
+
+class Row(NamedTuple):
+    """One window of the tests."""
+
+    name: str
+    start: int
+    stop: int
+    group: str
+    sequence: str
+    classes: tuple[int, ...]
+
+
 ROWS = [
-    LabelledWindow("read1", 0, 4, "read1", "ACGT", (0, 0)),
-    LabelledWindow("read1", 4, 7, "read1", "NNA", (0, 1)),
-    LabelledWindow("réad", 0, 1, "réad#2", "T", (1, 2)),
+    Row("read1", 0, 4, "read1", "ACGT", (0, 0)),
+    Row("read1", 4, 7, "read1", "NNA", (0, 1)),
+    Row("réad", 0, 1, "réad#2", "T", (1, 2)),
 ]
 
 
-def write(path: Path, rows: list[LabelledWindow] = ROWS) -> Path:
-    with DatasetWriter.create(path, TAXONOMY, window_bp=7) as writer:
-        for row in rows:
-            writer.write("train", row)
-        writer.write("test", ROWS[0])
+def block(rows: list[Row], n_ranks: int = 2) -> WindowBlock:
+    with TemporaryDirectory() as folder:
+        with PackedWriter(Path(folder) / "x") as writer:
+            for row in rows:
+                writer.append(encode(row.sequence))
+        packed, gaps = (np.load(f"{folder}/x.{name}.npy") for name in ("bases", "gaps"))
+    return WindowBlock(
+        names=pa.array([row.name for row in rows], pa.large_string()),
+        starts=np.array([row.start for row in rows], np.int64),
+        files=np.array([len(row.name) % 2 for row in rows], np.int32),
+        groups=pa.array([row.group for row in rows], pa.large_string()),
+        taxids=np.array([100 + row.classes[-1] for row in rows], np.int64),
+        classes=np.array([row.classes for row in rows], np.int32).reshape(-1, n_ranks),
+        gc=np.array([0.25] * len(rows), np.float32),
+        lengths=np.array([len(row.sequence) for row in rows], np.int32),
+        packed=packed.tobytes(),
+        gaps=gaps,
+    )
+
+
+def write(path: Path, rows: list[Row] = ROWS, step: int = 100) -> Path:
+    with (
+        new_directory(path) as directory,
+        DatasetWriter.create(directory, TAXONOMY, window_bp=7, files=["a.fa", "b.fa"]) as writer,
+    ):
+        for i in range(0, len(rows), step):
+            writer.write("train", block(rows[i : i + step]))
+        writer.write("test", block(ROWS[:1]))
         writer.info["seed"] = 11
     return path
 
@@ -50,22 +102,31 @@ def test_round_trip(dataset: Path) -> None:
     assert read.info["ranks"] == ["phylum", "genus"]
     train = read.split("train")
     assert len(train) == 3
-    got = [
-        LabelledWindow(*row[:5], tuple(row[5].tolist()))
-        for row in zip(
-            train.names,
-            train.starts.tolist(),
-            train.stops.tolist(),
-            train.groups,
-            train.sequences,
-            train.labels,
-            strict=True,
-        )
-    ]
-    assert got == ROWS
-    assert train.labels.dtype == train.starts.dtype == train.stops.dtype == np.int64
-    assert train.labels.shape == (3, 2)
-    assert train.sequences.lengths.tolist() == [4, 3, 1]
+    places = zip(train.names, train.starts.tolist(), train.stops.tolist(), strict=True)
+    assert list(places) == [row[:3] for row in ROWS]
+    assert train.sequences[:] == [row.sequence for row in ROWS]
+    assert train.labels.tolist() == [list(row.classes) for row in ROWS]
+    assert train.starts.dtype == train.stops.dtype == np.int64
+    assert {file.name for file in dataset.iterdir()} == set(FILES)
+
+
+def test_pandas_opens_it(dataset: Path) -> None:
+    table = pd.read_parquet(dataset / "train.parquet")
+    columns = "name start stop file group taxid gc sequence phylum genus".split()
+    assert table.columns.tolist() == columns
+    assert table["genus"].tolist() == ["G1", "G2", "G3"]
+    assert table["file"].tolist() == ["b.fa", "b.fa", "a.fa"]
+    assert table["group"].tolist() == [row.group for row in ROWS]
+    assert table["taxid"].tolist() == [100, 101, 102]
+    assert table["sequence"].tolist() == [row.sequence for row in ROWS]
+
+
+def test_the_arrays_are_read_in_place(dataset: Path) -> None:
+    """No more than a map: what training reads is never loaded as a whole."""
+    train = Dataset.open(dataset).split("train")
+    for array in (train.labels, train.sequences.offsets, train.sequences.lengths):
+        assert isinstance(array.base, np.memmap) and not array.flags.owndata
+    assert (np.load(dataset / "train.labels.npy") == train.labels).all()
 
 
 def test_an_empty_split(dataset: Path) -> None:
@@ -76,20 +137,23 @@ def test_an_empty_split(dataset: Path) -> None:
 
 def test_more_rows_than_one_row_group(tmp_path: Path) -> None:
     rows = [
-        LabelledWindow(f"r{i}", i, i + 1, f"g{i}", "ACGT"[i % 4] * (i % 7 + 1), (i % 2, i % 3))
+        Row(f"r{i}", i, i + 1000 * (i % 7), f"g{i}", "ACGT"[i % 4] * 1000 * (i % 7), (i % 2, i % 3))
         for i in range(9000)
     ]
     train = Dataset.open(write(tmp_path / "many", rows)).split("train")
     assert train.sequences[:] == [row.sequence for row in rows]
     assert train.names[4095:4098] == ["r4095", "r4096", "r4097"]
     assert train.labels.tolist() == [list(row.classes) for row in rows]
-    assert pq.ParquetFile(tmp_path / "many/train.parquet").metadata.num_row_groups == 3
+    parts = sorted((tmp_path / "many/train.parquet").iterdir())
+    assert [part.name for part in parts] == ["part-00000.parquet", "part-00001.parquet"]
+    assert pd.read_parquet(tmp_path / "many/train.parquet")["name"].tolist() == [row.name for row in rows]
 
 
 def test_the_same_input_gives_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
     again = write(tmp_path / "again")
-    for file in sorted(dataset.iterdir()):
-        assert file.read_bytes() == (again / file.name).read_bytes()
+    for file in dataset.rglob("*.*"):
+        if file.is_file():
+            assert file.read_bytes() == (again / file.relative_to(dataset)).read_bytes()
 
 
 @given(st.lists(st.text(max_size=5), max_size=8))
@@ -106,9 +170,14 @@ def test_string_column_is_a_sequence(strings: list[str]) -> None:
             column[index]
 
 
-def test_one_parquet_file_is_enough(dataset: Path) -> None:
-    windows = read_windows(dataset / "test.parquet", TAXONOMY)
-    assert windows.sequences[:] == ["ACGT"]
+def test_one_parquet_file_is_enough(dataset: Path, tmp_path: Path) -> None:
+    train = read_windows(dataset / "train.parquet", TAXONOMY)
+    write_windows(tmp_path / "kept.parquet", train, TAXONOMY)
+    for windows in (train, read_windows(tmp_path / "kept.parquet", TAXONOMY)):
+        assert list(windows.sequences) == [row.sequence for row in ROWS]
+        assert list(windows.names) == [row.name for row in ROWS]
+        assert windows.starts.tolist() == [0, 4, 0] and windows.stops.tolist() == [4, 7, 1]
+        assert windows.labels.tolist() == [list(row.classes) for row in ROWS]
 
 
 def test_what_is_no_dataset_is_refused(dataset: Path, tmp_path: Path) -> None:
@@ -116,65 +185,126 @@ def test_what_is_no_dataset_is_refused(dataset: Path, tmp_path: Path) -> None:
         Dataset.open(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no split 'dev'"):
         Dataset.open(dataset).split("dev")
-    (dataset / "train.parquet").unlink()
+    (dataset / "train.parquet/part-00000.parquet").write_text("hello")
+    with pytest.raises(InputError, match="not a Parquet file"):
+        _ = Dataset.open(dataset).split("train").names
+    shutil.rmtree(dataset / "train.parquet")
     with pytest.raises(InputError, match="not found; expected a Parquet"):
-        Dataset.open(dataset).split("train")
+        _ = Dataset.open(dataset).split("train").names
     (dataset / "train.parquet").write_text("hello")
     with pytest.raises(InputError, match="not a Parquet file"):
+        _ = Dataset.open(dataset).split("train").starts
+    (dataset / "train.bases.npy").unlink()
+    with pytest.raises(InputError, match=r"train\.bases\.npy: not found; the dataset is not complete"):
+        Dataset.open(dataset).split("train")
+    (dataset / "train.bases.npy").write_bytes(b"")
+    with pytest.raises(InputError, match="damaged"):
         Dataset.open(dataset).split("train")
     info = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps(info | {"format": 2}))
-    with pytest.raises(InputError, match="dataset format 2; this wyr reads format 1"):
+    (dataset / "dataset.json").write_text(json.dumps(info | {"format": 1}))
+    with pytest.raises(InputError, match="dataset format 1; this wyr reads format 2"):
         Dataset.open(dataset)
-    for text in ("{", "[]", "{}", '{"format": 1}'):
+    for text in ("{", "[]", "{}", '{"format": 2}'):
         (dataset / "dataset.json").write_text(text)
         with pytest.raises(InputError, match="not a dataset"):
             Dataset.open(dataset)
 
 
+@pytest.mark.parametrize("name", ["offsets", "lengths", "labels", "bases"])
+def test_arrays_that_are_too_short_are_refused(dataset: Path, name: str) -> None:
+    path = dataset / f"train.{name}.npy"
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(InputError, match="do not hold the 3 windows"):
+        Dataset.open(dataset).split("train")
+
+
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("genus", pa.array([3], pa.int32()), "column 'genus' has a class beyond the 3"),
-        ("genus", pa.array([-1], pa.int32()), "column 'genus' has a class beyond the 3"),
-        ("genus", pa.array([None], pa.int32()), "column 'genus' has empty cells"),
-        ("genus", pa.array(["x"]), "not a Parquet file of labelled windows"),
+        ("genus", pa.array(["G4"]), "column 'genus' has 'G4', which the taxonomy lacks"),
+        ("genus", pa.array([None], pa.string()), "column 'genus' has empty cells"),
+        ("start", pa.array(["x"]), "not a Parquet file of labelled windows"),
         ("sequence", pa.array(["ACGu"]), "column 'sequence' has the character 'u'"),
         ("sequence", None, "no column 'sequence'"),
     ],
 )
 def test_wrong_columns_are_refused(dataset: Path, column: str, values: pa.Array | None, message: str) -> None:
-    path = dataset / "test.parquet"
+    path = dataset / "test.parquet/part-00000.parquet"
     table = pq.read_table(path)
     i = table.column_names.index(column)
     table = table.remove_column(i) if values is None else table.set_column(i, column, values)
     pq.write_table(table, path)
     with pytest.raises(InputError, match=message):
-        Dataset.open(dataset).split("test")
+        read_windows(path, TAXONOMY)
 
 
 def test_nothing_is_left_of_a_failed_write(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), DatasetWriter.create(tmp_path / "d", TAXONOMY, window_bp=7) as writer:
-        writer.write("train", ROWS[0])
+    with (
+        pytest.raises(KeyError),
+        new_directory(tmp_path / "d") as directory,
+        DatasetWriter.create(directory, TAXONOMY, window_bp=7, files=["a", "b"]) as writer,
+    ):
+        writer.write("train", block(ROWS))
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_content_is_never_overwritten(dataset: Path) -> None:
-    before = {file.name: file.read_bytes() for file in dataset.iterdir()}
-    with pytest.raises(WyrError, match="not empty"), DatasetWriter.create(dataset, TAXONOMY, window_bp=7):
-        pass
-    assert {file.name: file.read_bytes() for file in dataset.iterdir()} == before
+def test_an_error_of_the_writing_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_rank_may_not_be_called_like_a_column(tmp_path: Path) -> None:
     taxonomy = Taxonomy(("group",), (("a",),))
     with (
         pytest.raises(WyrError, match="'group'"),
-        DatasetWriter.create(tmp_path / "d", taxonomy, window_bp=7),
+        DatasetWriter.create(tmp_path, taxonomy, window_bp=7, files=[]),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_content_is_never_overwritten(dataset: Path) -> None:
+    before = {file: file.read_bytes() for file in dataset.rglob("*.*") if file.is_file()}
+    with pytest.raises(WyrError, match="not empty"), new_directory(dataset):
+        pass
+    # Not even if it has appeared in the meantime.
+    with pytest.raises(WyrError, match="not empty"), new_directory(dataset.parent / "late") as directory:
+        (directory / "file").write_text("mine")
+        (dataset.parent / "late").mkdir()
+        (dataset.parent / "late" / "file").write_text("theirs")
+    assert (dataset.parent / "late" / "file").read_text() == "theirs"
+    assert {file: file.read_bytes() for file in dataset.rglob("*.*") if file.is_file()} == before
+
+
+def test_only_a_dataset_is_replaced(dataset: Path) -> None:
+    with new_directory(dataset, replace=FILES) as directory:
+        (directory / "dataset.json").write_text("new")
+    assert [file.name for file in dataset.iterdir()] == ["dataset.json"]
+    (dataset / "thesis.tex").write_text("years of work")
+    with pytest.raises(WyrError, match=r"thesis\.tex"), new_directory(dataset, replace=FILES):
+        pass
+
+
+def test_what_a_killed_run_left_is_removed_but_not_what_another_writes(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from wyrcli.outputs import new_directory\n"
+        "with new_directory(Path(sys.argv[1])) as d:\n"
+        "    (d / 'half').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "d")], check=False)
+    assert run.returncode == -9 and not (tmp_path / "d").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    with new_directory(tmp_path / "d") as first:  # removes it
+        assert list(tmp_path.iterdir()) == [first]
+        assert remove_unfinished(tmp_path / "d") == 0
+        (first / "file").write_text("x")
+    assert (tmp_path / "d/file").read_text() == "x"
 
 
 def test_new_directory_in_a_new_folder(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
-"""The fence around ete3, on a dump of 12 nodes."""
+"""The fence around ete3, on a dump of some 20 nodes and on one of 48,000."""
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import sqlite3
 import subprocess
 import sys
 import tarfile
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,15 @@ from wyrcli.errors import InputError
 from wyrcli.ncbi import NcbiTaxonomy, default_cache_dir
 
 RANKS = ("superkingdom", "phylum", "genus")
+REALMS = {
+    2840022: "Adnaviria",
+    2731341: "Duplodnaviria",
+    2731342: "Monodnaviria",
+    2559587: "Riboviria",
+    2842242: "Ribozyviria",
+    2732004: "Varidnaviria",
+    3412574: "Singelaviria",
+}
 NODES = [
     (1, 1, "no rank", "root"),
     (131567, 1, "no rank", "cellular organisms"),
@@ -27,9 +39,12 @@ NODES = [
     (562, 561, "species", "Escherichia coli"),
     (1239, 2, "phylum", "Bacillota"),
     (1386, 1239, "genus", "Bacillus"),
-    (2497569, 10239, "phylum", "Negarnaviricota"),
+    *((taxid, 10239, "clade", name) for taxid, name in REALMS.items()),
+    (2497569, 2559587, "phylum", "Negarnaviricota"),
     (11157, 2497569, "genus", 'Nya"virüs'),
     (99, 2497569, "species", "a virus without a genus"),
+    (98, 561, "species", "Escherichia sp. 'it''s' (\"K-12\"); DROP TABLE species"),
+    (97, 561, "species", '"Escherichia" in quotes"'),
 ]
 BACTERIUM = ((2, "Bacteria"), (1224, "Pseudomonadota"), (561, "Escherichia"))
 VIRUS = ((10239, "Viruses"), (2497569, "Negarnaviricota"), (11157, 'Nya"virüs'))
@@ -65,7 +80,17 @@ def cache(tmp_path: Path) -> Path:
 
 
 def pack(folder: Path, path: Path, prefix: str = "") -> Path:
-    with tarfile.open(path, "w:gz") as tar:
+    """The folder as an archive; the last part of ``path``'s name says as what."""
+    kind = path.suffix.removeprefix(".")
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(folder.iterdir()):
+                archive.writestr(
+                    zipfile.ZipInfo(prefix + file.name, (2024, 12, 1, 0, 0, 0)), file.read_bytes()
+                )
+            archive.writestr("readme.txt", "")
+        return path
+    with tarfile.open(path, f"w:{'' if kind == 'tar' else kind}") as tar:  # type: ignore[call-overload]
         for file in sorted(folder.iterdir()):
             tar.add(file, arcname=prefix + file.name)
         tar.addfile(tarfile.TarInfo("readme.txt"), io.BytesIO())
@@ -95,42 +120,90 @@ def test_merged_deleted_and_unknown_taxids(dump: Path, cache: Path) -> None:
             assert taxonomy.lineage(taxid, RANKS) is None
 
 
-@pytest.mark.parametrize(
-    "new_ranks",
-    [
-        {2: "domain", 10239: "acellular root", 131567: "cellular root"},
-        {2: "domain", 10239: "no rank"},
-    ],
-)
-def test_domains_and_superkingdoms_are_the_same(
-    tmp_path: Path, cache: Path, dump: Path, new_ranks: dict[int, str]
+def test_the_answers_right_after_the_build_are_those_of_later(dump: Path, cache: Path) -> None:
+    taxids = [1, 3, 5, 469598, *(taxid for taxid, *_ in NODES)]
+    answers = []
+    for _ in range(2):
+        with NcbiTaxonomy.open(dump, cache) as taxonomy:
+            answers.append([(taxonomy.resolve(t), taxonomy.lineage(t, (*RANKS, "species"))) for t in taxids])
+    assert answers[0] == answers[1]
+    assert sum(lineage is None for _, lineage in answers[0]) == 2
+
+
+def test_names_with_quotes(dump: Path, cache: Path) -> None:
+    with NcbiTaxonomy.open(dump, cache) as taxonomy:
+        assert taxonomy.lineage(98, ("species",)) == (
+            (98, "Escherichia sp. 'it''s' (\"K-12\"); DROP TABLE species"),
+        )
+        # ete3 takes double quotes off both ends, which does no harm: nothing is looked up by name.
+        assert taxonomy.lineage(97, ("genus", "species")) == (BACTERIUM[2], (97, 'Escherichia" in quotes'))
+        assert taxonomy.lineage(562, RANKS) == BACTERIUM
+
+
+@pytest.mark.parametrize("viruses", ["superkingdom", "no rank", "acellular root"])
+@pytest.mark.parametrize("realm", ["clade", "no rank", "realm"])
+def test_the_ranks_of_2025_are_those_of_before(
+    tmp_path: Path, cache: Path, dump: Path, viruses: str, realm: str
 ) -> None:
-    new = write_dump(tmp_path / "new", new_ranks)
+    roots = {2: "domain", 131567: "cellular root", 10239: viruses}
+    new = write_dump(tmp_path / "new", roots | dict.fromkeys(REALMS, realm))
+    ranks = (*RANKS, "realm", "clade")
     with NcbiTaxonomy.open(dump, cache) as old_one, NcbiTaxonomy.open(new, cache) as new_one:
-        for taxid in (562, 11157, 99, 1, 1386):
-            assert old_one.lineage(taxid, RANKS) == new_one.lineage(taxid, RANKS)
         assert old_one.source["sha256"] != new_one.source["sha256"]
+        for taxid, *_ in NODES:
+            assert old_one.lineage(taxid, ranks) == new_one.lineage(taxid, ranks)
+        for taxonomy in (old_one, new_one):
+            assert taxonomy.lineage(562, ranks) == (*BACTERIUM, None, None)
+            assert taxonomy.lineage(11157, ranks) == (*VIRUS, (2559587, "Riboviria"), None)
+            for taxid, name in REALMS.items():
+                assert taxonomy.lineage(taxid, ("domain", "realm")) == (VIRUS[0], (taxid, name))
 
 
-def test_a_tar_file_gives_what_the_folder_gives(tmp_path: Path, dump: Path, cache: Path) -> None:
+@pytest.mark.parametrize("name", ["t.tar.gz", "t.tar", "t.tar.xz", "t.tar.bz2", "t.zip"])
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_an_archive_gives_what_the_folder_gives(
+    tmp_path: Path, dump: Path, cache: Path, name: str, prefix: str
+) -> None:
     os.utime(dump / "nodes.dmp", (1733011200, 1733011200))
-    plain = pack(dump, tmp_path / "taxdump.tar.gz")
-    dotted = pack(dump, tmp_path / "dotted.tar.gz", prefix="./")
+    archive = pack(dump, tmp_path / name, prefix)
+    archive = archive.rename(tmp_path / "no-suffix")
     sources = []
-    for path in (dump, plain, dotted):
-        with NcbiTaxonomy.open(path, cache) as taxonomy:
+    for path in (archive, dump):
+        with NcbiTaxonomy.open(path, cache) as taxonomy:  # built from the archive
             assert taxonomy.lineage(469598, RANKS) == BACTERIUM
+            assert taxonomy.lineage(11157, RANKS) == VIRUS
             assert taxonomy.status(4) == "deleted"
             sources.append(taxonomy.source)
-    assert [source["path"] for source in sources] == ["taxdump", "taxdump.tar.gz", "dotted.tar.gz"]
-    assert {source["sha256"] for source in sources} == {sources[0]["sha256"]}
+    assert [source["path"] for source in sources] == ["no-suffix", "taxdump"]
+    assert len({source["sha256"] for source in sources}) == 1
     assert {source["date"] for source in sources} == {"2024-12-01"}
     assert len(list(cache.iterdir())) == 1
 
 
-def test_it_is_built_from_the_tar_file_too(tmp_path: Path, dump: Path, cache: Path) -> None:
-    with NcbiTaxonomy.open(pack(dump, tmp_path / "taxdump.tar.gz", prefix="./"), cache) as taxonomy:
-        assert taxonomy.lineage(11157, RANKS) == VIRUS
+@pytest.mark.parametrize("name", ["t.tar.gz", "t.tar.xz", "t.tar.bz2", "t.zip"])
+def test_a_damaged_archive_is_refused(tmp_path: Path, dump: Path, cache: Path, name: str) -> None:
+    # Only what must be there: nothing can tell that a file that may be missing has lost its name.
+    (dump / "merged.dmp").unlink()
+    (dump / "delnodes.dmp").unlink()
+    with NcbiTaxonomy.open(dump, cache) as taxonomy:
+        checksum = taxonomy.source["sha256"]
+    whole = pack(dump, tmp_path / name).read_bytes()
+    damaged = tmp_path / "damaged"
+    harmless = 0
+    for place in range(0, len(whole), 2):
+        damaged.write_bytes(whole[:place])
+        with pytest.raises(InputError, match="expected a taxdump"):
+            NcbiTaxonomy.open(damaged, cache)
+        for flipped in (1, 255):
+            damaged.write_bytes(whole[:place] + bytes([whole[place] ^ flipped]) + whole[place + 1 :])
+            try:
+                with NcbiTaxonomy.open(damaged, cache) as taxonomy:
+                    assert taxonomy.source["sha256"] == checksum
+                harmless += 1  # a time or a comment
+            except InputError as error:
+                assert "expected a" in str(error) and "\n" not in str(error)
+    assert harmless < len(whole) / 6
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_merged_and_delnodes_may_be_missing(dump: Path, cache: Path) -> None:
@@ -166,20 +239,33 @@ def test_a_damaged_cache_is_replaced(dump: Path, cache: Path) -> None:
     assert list(cache.iterdir()) == [kept]
 
 
+# The second argument, where there is one, is how many processes have to have begun to build before one of
+# them goes on.
 OPEN = """
-import sys
+import os, sys, time
 from pathlib import Path
+from wyrcli import ncbi
 from wyrcli.ncbi import NcbiTaxonomy
+build = ncbi._build
+def wait_and_build(*arguments):
+    Path(f"building-{os.getpid()}").touch()
+    give_up = time.monotonic() + 60
+    while len(list(Path().glob("building-*"))) < int(sys.argv[2]):
+        assert time.monotonic() < give_up, "the others never came"
+        time.sleep(0.01)
+    return build(*arguments)
+if len(sys.argv) > 2:
+    ncbi._build = wait_and_build
 with NcbiTaxonomy.open(Path(sys.argv[1])) as taxonomy:
     assert taxonomy.lineage(469598, ("genus",)) == ((561, "Escherichia"),)
 """
 
 
-def start(dump: Path, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+def start(dump: Path, cwd: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     root = Path(ncbi.__file__).parents[1]
     kept = {k: v for k, v in os.environ.items() if k not in ("WYR_CACHE", "XDG_CACHE_HOME")}
     return subprocess.Popen(
-        [sys.executable, "-c", OPEN, str(dump)],
+        [sys.executable, "-c", OPEN, str(dump), *arguments],
         cwd=cwd,
         env=kept | {"PYTHONPATH": str(root)} | environment,
         stdout=subprocess.PIPE,
@@ -199,11 +285,16 @@ def test_nothing_is_printed_nor_left_behind(dump: Path, cache: Path, tmp_path: P
     assert [file.suffix for file in cache.iterdir()] == [".sqlite"]
 
 
-def test_a_home_that_cannot_be_written_is_no_hindrance(dump: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("obstacle", ["no folder", "nothing can be written"])
+def test_a_home_that_cannot_be_written_is_no_hindrance(dump: Path, tmp_path: Path, obstacle: str) -> None:
     cwd, temporary, home = (tmp_path / name for name in ("cwd", "tmp", "home"))
     cwd.mkdir()
     temporary.mkdir()
-    home.write_text("")  # a file where a folder should be: root, too, cannot write below it
+    if obstacle == "no folder":
+        home.write_text("")  # permissions would not stop root, but a file where a folder should be does
+    else:
+        (home / ".cache").mkdir(parents=True)
+        (home / ".cache" / "wyr").symlink_to("/proc")  # a folder into which not even root can write
     process = start(dump, cwd, HOME=str(home), TMPDIR=str(temporary))
     assert process.communicate() == ("", "")
     assert process.returncode == 0
@@ -211,10 +302,16 @@ def test_a_home_that_cannot_be_written_is_no_hindrance(dump: Path, tmp_path: Pat
 
 
 def test_runs_that_start_at_once_do_not_disturb_each_other(dump: Path, cache: Path, tmp_path: Path) -> None:
-    processes = [start(dump, tmp_path, WYR_CACHE=str(cache)) for _ in range(3)]
-    assert [process.communicate() for process in processes] == [("", "")] * 3
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    processes = [start(dump, cwd, "3", WYR_CACHE=str(cache)) for _ in range(3)]
+    assert [process.communicate(timeout=120) for process in processes] == [("", "")] * 3
     assert [process.returncode for process in processes] == [0] * 3
-    assert len(list(cache.iterdir())) == 1
+    assert sorted(file.name for file in cwd.iterdir()) == sorted(f"building-{p.pid}" for p in processes)
+    (kept,) = cache.iterdir()
+    assert kept.suffix == ".sqlite"
+    with NcbiTaxonomy.open(dump, cache) as taxonomy:
+        assert taxonomy.lineage(562, RANKS) == BACTERIUM
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,10 +331,20 @@ def test_what_is_no_dump_is_refused(dump: Path, cache: Path, tmp_path: Path) -> 
     (tmp_path / "text").write_text("hello")
     with pytest.raises(InputError, match=r"expected a taxdump\.tar\.gz"):
         NcbiTaxonomy.open(tmp_path / "text", cache)
-    cut = tmp_path / "cut.tar.gz"
-    cut.write_bytes(pack(dump, tmp_path / "whole.tar.gz").read_bytes()[:300])
-    with pytest.raises(InputError, match="expected a taxdump"):
-        NcbiTaxonomy.open(cut, cache)
+    far_off = tarfile.TarInfo("nodes.dmp")
+    for far_off.mtime in (10**17, 10**30):
+        with tarfile.open(tmp_path / "t.tar", "w") as tar:
+            tar.addfile(far_off)
+        with pytest.raises(InputError, match="expected a taxdump"):
+            NcbiTaxonomy.open(tmp_path / "t.tar", cache)
+    incomplete = tmp_path / "t.zip"
+    with zipfile.ZipFile(incomplete, "w") as archive:
+        archive.write(dump / "nodes.dmp", "nodes.dmp")
+    with pytest.raises(InputError, match=r"no names\.dmp"):
+        NcbiTaxonomy.open(incomplete, cache)
+    zipfile.ZipFile(incomplete, "w").close()
+    with pytest.raises(InputError, match=r"no nodes\.dmp"):
+        NcbiTaxonomy.open(incomplete, cache)
     (dump / "delnodes.dmp").write_text("3\t|\nfour\t|\n")
     with pytest.raises(InputError, match="line 2: expected a taxid"):
         NcbiTaxonomy.open(dump, cache)
@@ -252,12 +359,76 @@ def test_what_is_no_dump_is_refused(dump: Path, cache: Path, tmp_path: Path) -> 
     assert not cache.exists() or list(cache.iterdir()) == []
 
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "genomes" / "taxdump"
+# ---------------------------------------------------------------- a real dump
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/genomes/taxdump beside the repository")
-def test_a_real_dump(cache: Path) -> None:
-    with NcbiTaxonomy.open(REAL, cache) as taxonomy:
-        assert taxonomy.lineage(562, RANKS) == BACTERIUM
-        assert taxonomy.resolve(12) == (74109, "merged")
-        assert taxonomy.lineage(12, RANKS) == taxonomy.lineage(74109, RANKS)
+@pytest.fixture(scope="module")
+def genomes(shared: Path) -> Path:
+    """Real genomes, and a part of NCBI's taxonomy with the ranks of December 2024."""
+    folder = shared / "genomes"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/genomes with a real taxonomy")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def before(genomes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NcbiTaxonomy]:
+    """The real dump as it is."""
+    with NcbiTaxonomy.open(genomes / "taxdump", tmp_path_factory.mktemp("cache")) as taxonomy:
+        yield taxonomy
+
+
+@pytest.fixture(scope="module")
+def since(genomes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NcbiTaxonomy]:
+    """The real dump with NCBI's ranks of March 2025."""
+    new_ranks = {
+        2: "domain",
+        2157: "domain",
+        2759: "domain",
+        10239: "acellular root",
+        131567: "cellular root",
+    }
+    new_ranks |= dict.fromkeys(REALMS, "realm")
+    folder = tmp_path_factory.mktemp("taxdump")
+    for name in ("names.dmp", "merged.dmp", "delnodes.dmp"):
+        (folder / name).symlink_to(genomes / "taxdump" / name)
+    lines = (genomes / "taxdump" / "nodes.dmp").read_text(encoding="utf-8").splitlines()
+    changed = []
+    with open(folder / "nodes.dmp", "w", encoding="utf-8") as file:
+        for line in lines:
+            fields = line.split("\t|\t")
+            if int(fields[0]) in new_ranks:
+                changed.append(fields[2])
+                fields[2] = new_ranks[int(fields[0])]
+            file.write("\t|\t".join(fields) + "\n")
+    # The subset is older than the seventh realm, Singelaviria.
+    assert sorted(changed) == ["clade"] * 6 + ["no rank"] + ["superkingdom"] * 4
+    with NcbiTaxonomy.open(folder, tmp_path_factory.mktemp("cache")) as taxonomy:
+        yield taxonomy
+
+
+def test_a_real_dump(before: NcbiTaxonomy) -> None:
+    assert before.lineage(562, RANKS) == BACTERIUM
+    assert before.resolve(12) == (74109, "merged")
+    assert before.lineage(12, RANKS) == before.lineage(74109, RANKS)
+
+
+def test_real_genomes_get_their_labels_before_and_since_the_change_of_ranks(
+    genomes: Path, before: NcbiTaxonomy, since: NcbiTaxonomy
+) -> None:
+    assert before.source["sha256"] != since.source["sha256"]
+    ranks = ("superkingdom", "realm", "phylum", "class", "order", "family", "genus", "species")
+    realms = set()
+    with open(genomes / "genomes.tsv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert len(rows) == 400
+    for row in rows:
+        lineage = before.lineage(int(row["taxid"]), ranks)
+        assert lineage is not None
+        assert lineage == since.lineage(int(row["taxid"]), ranks)
+        # An empty cell is a rank that a genome does not have: a phage without a genus.
+        named = {rank: taxon.name if taxon else "" for rank, taxon in zip(ranks, lineage, strict=True)}
+        assert {rank: row[rank] for rank in RANKS} == {rank: named[rank] for rank in RANKS}
+        assert named["realm"] == "" or row["superkingdom"] == "Viruses"
+        realms.add(named["realm"])
+    assert realms == {"", "Duplodnaviria", "Monodnaviria", "Riboviria", "Varidnaviria"}

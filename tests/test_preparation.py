@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wyrcli.dataset import SPLITS, Dataset, LabelledWindows
 from wyrcli.errors import InputError, TaxonomyError, WyrError
-from wyrcli.preparation import _tile, prepare, read_labels, taxid_in_header
+from wyrcli.preparation import PreparationOptions, prepare
 from wyrcli.simulation import simulate, toy_world
 
 WORLD = toy_world()
@@ -28,8 +36,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def dna(seed: int, length: int) -> str:
-    return "".join(random.Random(seed).choices("ACGT", k=length))
+def dna(seed: int, length: int, letters: str = "ACGT") -> str:
+    return "".join(random.Random(seed).choices(letters, k=length))
 
 
 def write_fasta(path: Path, records: list[tuple[str, str]]) -> str:
@@ -38,17 +46,25 @@ def write_fasta(path: Path, records: list[tuple[str, str]]) -> str:
 
 
 def run(toy: Path, inputs: list[str], output: Path, **options: Any) -> tuple[Dataset, Any]:
-    options = {
-        "taxdump": toy / "sim/taxdump",
-        "cache_dir": toy / "cache",
-        "window_bp": 100,
-        "min_bp": 10,
-    } | options
-    counts = prepare(inputs, output=output, **options)
+    files = {"taxdump": toy / "sim/taxdump", "labels": None, "replace": False}
+    files |= {name: options.pop(name) for name in list(options) if name in files}
+    choices = PreparationOptions(**({"window_bp": 100, "min_bp": 10} | options))
+    counts = prepare(inputs, output, choices, cache_dir=toy / "cache", **files)
     assert counts.records_read == counts.records_kept + sum(counts.records_dropped.values())
+    assert counts.windows_cut == sum(counts.windows.values()) + sum(counts.windows_dropped.values())
     dataset = Dataset.open(output)
     assert dataset.info["splits"] == counts.windows
+    assert dataset.info["records"]["dropped"] == dict(counts.records_dropped)
+    assert dataset.info["windows"]["dropped"] == dict(counts.windows_dropped)
+    assert [file["records"] for file in dataset.info["inputs"]] and sum(
+        file["records"] for file in dataset.info["inputs"]
+    ) == counts.records_read
     return dataset, counts
+
+
+def groups(dataset: Dataset) -> list[set[str]]:
+    """Groups of train, validation and test."""
+    return [set(pd.read_parquet(dataset.path / f"{split}.parquet")["group"]) for split in SPLITS]
 
 
 def splits(dataset: Dataset) -> dict[str, LabelledWindows]:
@@ -87,15 +103,6 @@ def test_simulated_reads_keep_their_labels(toy: Path, tmp_path: Path) -> None:
     assert n == 300
 
 
-def test_headers_tell_taxids() -> None:
-    assert taxid_in_header("562 0") == 562
-    assert taxid_in_header("562\t17") == 562
-    assert taxid_in_header("NC_1|kraken:taxid|562|x text") == 562
-    assert taxid_in_header("NC_1 kraken:taxid|562") == 562
-    for header in ("562", "read1", "562 1 2", "NC_1 562", "xkraken:taxid|562", "kraken:taxid|562x", ""):
-        assert taxid_in_header(header) is None
-
-
 def test_bertax_and_kraken_headers_and_the_reasons_to_drop(toy: Path, tmp_path: Path) -> None:
     records = [
         ("401 0", dna(0, 50)),
@@ -121,19 +128,18 @@ def test_bertax_and_kraken_headers_and_the_reasons_to_drop(toy: Path, tmp_path: 
         "without taxid": 1,
         "without genus": 1,
         "too short": 1,
-        "without usable window": 2,
+        "without a window that was kept": 2,
     }
-    assert counts.windows_dropped == {"duplicate": 1, "more than half N": 1}
-    assert dataset.info["records"]["dropped"] == dict(counts.records_dropped)
-    assert dataset.info["windows_dropped"] == dict(counts.windows_dropped)
+    assert counts.windows_dropped == {"duplicate": 1, "with too few A, C, G, T": 1}
     assert dataset.taxonomy.taxa[2] == ("Toyhalobium", "Toysalinarchaeum")
-    groups = sorted(group for w in splits(dataset).values() for group in w.groups)
-    assert groups == ["401", "401#2", "401#6", "499", "c1|kraken:taxid|403"]  # every 401 counts, kept or not
+    assert set.union(*groups(dataset)) == {"401", "499", "c1|kraken:taxid|403"}
+    table = pd.concat(pd.read_parquet(dataset.path / f"{split}.parquet") for split in SPLITS)
+    assert sorted(table["taxid"]) == [401, 401, 401, 401, 403]  # as they are called today
 
 
 def test_missing_ranks_can_be_kept(toy: Path, tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "in.fa", [("201 0", dna(0, 50)), ("401 0", dna(1, 50))])
-    dataset, _ = run(toy, [path], tmp_path / "d", drop_unranked=False)
+    dataset, _ = run(toy, [path], tmp_path / "d", keep_unranked=True)
     assert dataset.taxonomy.taxa[2] == ("Toyhalobium", "unknown")
     assert dataset.taxonomy.taxids[2] == (301, 0)
 
@@ -150,16 +156,6 @@ def test_windows_tile_the_record(toy: Path, tmp_path: Path) -> None:
     assert [row[1] for row in rows(overlapping)][:4] == [0, 50, 100, 150]
 
 
-@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 20))
-def test_tile(length: int, window: int, stride: int) -> None:
-    tiles = list(_tile(length, window, stride))
-    assert [start for start, _ in tiles] == [stride * i for i in range(len(tiles))]
-    assert all(start < stop == min(start + window, length) for start, stop in tiles)
-    assert all(stop < length for _, stop in tiles[:-1])
-    if stride <= window:
-        assert tiles[-1][1] == length
-
-
 def test_labels_by_file(toy: Path, tmp_path: Path) -> None:
     for name, seed in (("a.fna", 0), ("b.fna", 1)):
         write_fasta(tmp_path / name, [("x", dna(seed, 50)), ("401 1", dna(seed + 10, 50))])
@@ -173,32 +169,9 @@ def test_labels_by_file(toy: Path, tmp_path: Path) -> None:
         [str(tmp_path / "a.fna"), str(tmp_path / "b.fna.gz")],
         tmp_path / "d",
         labels=table,
-        split_by="file",
     )
     assert dataset.taxonomy.taxa[2] == tuple(sorted(WORLD.names[2][1:3]))
-    assert {group for w in splits(dataset).values() for group in w.groups} == {"a.fna", "b.fna.gz"}
-
-
-def test_label_tables(tmp_path: Path) -> None:
-    table = tmp_path / "labels.tsv"
-    table.write_text('#name\ttaxid\tfile\nr"1\t 5 \tf\nr2\t\t\n\t7\tdir/g\nr"1\t5\n')
-    labels = read_labels(table)
-    assert (labels.by_name, labels.by_file) == ({'r"1': 5}, {"g": 7})
-    assert labels.find('r"1', "g") == 5
-    assert labels.find("r9", "g") == 7
-    assert labels.find("r9", "f") is None
-    for text, message in (
-        ("", "line 1: found the columns"),
-        ("name\tgenus\n", "line 1: found the columns name, genus; expected 'taxid'"),
-        ("name\ttaxid\nr1\tfive\n", "line 2: taxid is 'five'"),
-        ("name\ttaxid\nr1\t5\nr1\t6\n", "line 3: name 'r1' has taxid 6 here and 5 above"),
-    ):
-        table.write_text(text)
-        with pytest.raises(InputError, match=message):
-            read_labels(table)
-    table.write_bytes(b"name\ttaxid\n\xff\t5\n")
-    with pytest.raises(InputError, match="not a table"):
-        read_labels(table)
+    assert set.union(*groups(dataset)) == {"a.fna", "b.fna.gz"}
 
 
 @pytest.fixture(scope="module")
@@ -208,47 +181,156 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_fasta(path, [(f"{SPECIES[i % 32]} {i}", dna(i, 500)) for i in range(400)])
 
 
-def test_no_group_is_on_two_sides(toy: Path, many: str, tmp_path: Path) -> None:
-    dataset, counts = run(toy, [many], tmp_path / "d", validation=0.2, test=0.3)
+@pytest.mark.parametrize("group", ["record", "taxid", "file", "genome"])
+def test_no_genome_is_on_two_sides(toy: Path, many: str, tmp_path: Path, group: str) -> None:
+    text = Path(many).read_text().replace(">", ">g").splitlines(keepends=True)
+    files, names = [], []
+    for i in range(40):  # ten records each; their names say nothing
+        part = text[20 * i : 20 * i + 20]
+        (tmp_path / f"{i}.fa").write_text("".join(part))
+        files.append(str(tmp_path / f"{i}.fa"))
+        names += [line[1:].split()[0] for line in part[::2]]
+    table = tmp_path / "labels.tsv"
+    table.write_text(
+        "name\ttaxid\tgenome\n" + "".join(f"{n}\t{n[1:]}\tG{n[-1]}\n" for n in sorted(set(names)))
+    )
+    dataset, counts = run(toy, files, tmp_path / "d", labels=table, group=group, validation=0.2, test=0.3)
+    assert (counts.split, counts.unit) == ("genome", group)
     assert sum(counts.windows.values()) == 2000
-    assert counts.windows["test"] == pytest.approx(600, abs=150)
-    assert counts.windows["validation"] == pytest.approx(400, abs=120)
-    groups = [set(windows.groups) for windows in splits(dataset).values()]
-    assert sum(map(len, groups)) == len(set().union(*groups)) == 400
+    found = groups(dataset)
+    n = {"record": 32, "taxid": 32, "file": 40, "genome": 10}[group]
+    assert sum(map(len, found)) == len(set.union(*found)) == n == sum(counts.units.values())
+    assert list(counts.units.values()) == list(map(len, found))
+    wanted = int(0.3 * n + 0.5)
+    assert counts.units["test"] == min(wanted, n - counts.classes["genus"]) or group in ("file", "genome")
+
+
+def test_stratified_by_the_narrowest_rank(toy: Path, many: str, tmp_path: Path) -> None:
+    """The paper's way: 2 % test and 10 % validation of the windows of every genus."""
+    dataset, counts = run(toy, [many], tmp_path / "d", split="stratified")
+    assert counts.windows == {"train": 1760, "validation": 200, "test": 40}
+    for split, n in (("validation", 12.5), ("test", 2.5)):
+        per_genus = np.bincount(dataset.split(split).labels[:, 2], minlength=16)
+        assert abs(per_genus - n).max() <= 0.5
+
+
+def test_whole_taxa_are_held_out(toy: Path, many: str, tmp_path: Path) -> None:
+    dataset, counts = run(toy, [many], tmp_path / "d", split="taxon", validation=0.0, test=0.25)
+    assert counts.units == {"train": 12, "validation": 0, "test": 4} and counts.unit == "genus"
+    train, _, test = (dataset.split(split).labels for split in SPLITS)
+    assert set(train[:, 2]) & set(test[:, 2]) == set()
+    assert len(set(test[:, 2])) == 4
+    assert set(train[:, 1]) == set(range(8))  # every phylum keeps a genus to learn from
+    assert counts.untrained == {"superkingdom": 0, "phylum": 0, "genus": 4}
+
+
+def test_given_splits(toy: Path, tmp_path: Path) -> None:
+    """The test set stays as it was published; training does without what is in it."""
+    table = ["name,taxid,split,sequence\n"]
+    table += [f"a{i},{SPECIES[i % 32]},train,{dna(i, 50)}\n" for i in range(100)]
+    table += [f"b{i},{SPECIES[i % 32]},test,{dna(i + 90, 50)}\n" for i in range(20)]
+    path = tmp_path / "in.csv"
+    path.write_text("".join(table))
+    dataset, counts = run(toy, [str(path)], tmp_path / "d")
+    assert counts.split == "given"
+    assert counts.windows_dropped == {"duplicate in another split": 10}
+    assert counts.windows == {"train": 81, "validation": 9, "test": 20}  # validation out of training
+    assert set(dataset.split("test").names) == {f"b{i}" for i in range(20)}
+    dataset, counts = run(toy, [str(path)], tmp_path / "e", validation=0.0)
+    assert counts.windows == {"train": 90, "validation": 0, "test": 20}
+    _, counts = run(toy, [str(path)], tmp_path / "f", split="stratified")
+    assert counts.split == "stratified" and counts.windows_dropped == {"duplicate of another taxon": 10}
+    path.write_text("".join([*table, f"c,401,,{dna(500, 50)}\n"]))
+    with pytest.raises(WyrError, match="nothing says which split record 'c' belongs to"):
+        run(toy, [str(path)], tmp_path / "g", split="given")
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_table_with_its_own_ranks_needs_no_taxonomy(toy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "in.tsv"
+    rows = [f"{dna(i, 50)}\t{'AB'[i % 2]}lactam\tfamily{i % 4}\n" for i in range(40)]
+    rows += [f"{dna(91, 50)}\tAlactam\t\n", f"{dna(92, 50)}\t\tunknown\n"]
+    path.write_text("sequence\tdrug class\tProtein Family\n" + "".join(rows))
+    ranks = ("drug class", "protein family")
+    dataset, counts = run(toy, [str(path)], tmp_path / "d", taxdump=None, ranks=ranks)
+    assert dataset.taxonomy.ranks == ranks
+    assert dataset.taxonomy.taxa == (("Alactam", "Blactam"), ("family0", "family1", "family2", "family3"))
+    assert dataset.taxonomy.taxids == ((0, 0), (0, 0, 0, 0)) and dataset.taxonomy.source == {}
+    assert counts.records_dropped == {"without protein family": 1, "without label": 1}
+    assert set(dataset.split("train").names) <= {f"row{i}" for i in range(1, 41)}
+    assert sum(map(len, groups(dataset))) == 40  # each row is on its own
+    kept, _ = run(toy, [str(path)], tmp_path / "k", taxdump=None, ranks=ranks, keep_unranked=True)
+    assert kept.taxonomy.taxa[1][-1] == "unknown"
+
+
+def test_reverse_complements_and_other_taxa_are_duplicates(toy: Path, tmp_path: Path) -> None:
+    one = dna(0, 50)
+    turned = one.translate(str.maketrans("ACGT", "TGCA"))[::-1]
+    records = [("401 0", one), ("401 1", turned), ("403 0", one.lower()), ("403 1", dna(1, 50))]
+    dataset, counts = run(toy, [write_fasta(tmp_path / "in.fa", records)], tmp_path / "d")
+    assert counts.windows_dropped == {"duplicate": 1, "duplicate of another taxon": 1}
+    assert sorted(row[3] for row in rows(dataset)) == sorted([one, dna(1, 50)])
 
 
 def test_seeds(toy: Path, many: str, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"max_per_taxon": 20}
+    options: dict[str, Any] = {"per_taxon": 20}
     one, _ = run(toy, [many], tmp_path / "a", seed=1, **options)
     again, _ = run(toy, [many], tmp_path / "b", seed=1, **options)
     other, _ = run(toy, [many], tmp_path / "c", seed=2, **options)
-    for file in one.path.iterdir():
-        assert file.read_bytes() == (again.path / file.name).read_bytes()
+    for file in one.path.rglob("*.*"):
+        if file.is_file():
+            assert file.read_bytes() == (again.path / file.relative_to(one.path)).read_bytes()
     assert rows(one) != rows(other)
 
 
+def test_the_order_of_the_input_does_not_change_a_split(toy: Path, many: str, tmp_path: Path) -> None:
+    lines = Path(many).read_text().splitlines(keepends=True)
+    turned = [line for i in reversed(range(0, len(lines), 2)) for line in lines[i : i + 2]]
+    (tmp_path / "turned.fa").write_text("".join(turned))
+    for options in ({"split": "stratified"}, {"split": "genome"}, {"per_taxon": 30}, {"split": "taxon"}):
+        one, _ = run(toy, [many], tmp_path / f"a{options}", **options)
+        other, _ = run(toy, [str(tmp_path / "turned.fa")], tmp_path / f"b{options}", **options)
+        for split in SPLITS:
+            assert sorted(one.split(split).sequences) == sorted(other.split(split).sequences)
+
+
 def test_at_most_so_many_per_taxon(toy: Path, many: str, tmp_path: Path) -> None:
-    dataset, counts = run(toy, [many], tmp_path / "d", max_per_taxon=40)
-    per_genus = [0] * 16
-    places: list[int] = []
-    for windows in splits(dataset).values():
-        for genus in windows.labels[:, 2]:
-            per_genus[genus] += 1
-        places += windows.starts.tolist()
-    assert per_genus == [40] * 16
+    dataset, counts = run(toy, [many], tmp_path / "d", per_taxon=40)
+    labels = np.concatenate([windows.labels for windows in splits(dataset).values()])
+    starts = np.concatenate([windows.starts for windows in splits(dataset).values()])
+    assert np.bincount(labels[:, 2]).tolist() == [40] * 16
     assert counts.windows_dropped == {"over the limit per taxon": 2000 - 640}
-    assert counts.windows["train"] == pytest.approx(512, abs=60)
-    assert [places.count(start) for start in range(0, 500, 100)] == pytest.approx([128] * 5, abs=45)
+    assert np.bincount(starts // 100).tolist() == pytest.approx([128] * 5, abs=45)
+    by_phylum, _ = run(toy, [many], tmp_path / "p", per_taxon=40, per_taxon_rank="phylum")
+    labels = np.concatenate([windows.labels for windows in splits(by_phylum).values()])
+    assert np.bincount(labels[:, 1]).tolist() == [40] * 8
+    by_species, _ = run(toy, [many], tmp_path / "s", per_taxon=9, per_taxon_rank="species")
+    assert sum(by_species.info["splits"].values()) == 9 * 32
+    assert by_species.taxonomy.ranks == ("superkingdom", "phylum", "genus")
+
+
+def test_random_windows(toy: Path, many: str, tmp_path: Path) -> None:
+    dataset, _ = run(toy, [many], tmp_path / "d", random=True, per_taxon=100)
+    labels = np.concatenate([windows.labels for windows in splits(dataset).values()])
+    assert np.bincount(labels[:, 2]).tolist() == [100] * 16
+    starts = np.concatenate([windows.starts for windows in splits(dataset).values()])
+    assert len(set(starts.tolist())) > 300
+    whole = dict(zip(*[iter(Path(many).read_text().split("\n")[:-1])] * 2, strict=True))
+    texts = list(whole.values())
+    for _, start, stop, sequence in rows(dataset)[:50]:
+        assert stop - start == 100 and any(text[start:stop] == sequence for text in texts)
 
 
 def test_classes_that_cannot_be_learnt_are_counted(toy: Path, tmp_path: Path) -> None:
-    path = write_fasta(
-        tmp_path / "in.fa", [("401 0", dna(0, 50)), ("403 0", dna(1, 50)), ("405 0", dna(2, 50))]
-    )
-    dataset, counts = run(toy, [path], tmp_path / "d", validation=0.0, test=0.99)
-    assert counts.windows["train"] == 0
+    records = [("401 0", dna(0, 50)), ("403 0", dna(1, 50)), ("405 0", dna(2, 50))]
+    path = write_fasta(tmp_path / "in.fa", records)
+    dataset, counts = run(toy, [path], tmp_path / "d", validation=0.0, test=1.0)
+    assert counts.windows == {"train": 0, "validation": 0, "test": 3}
     assert counts.untrained == {"superkingdom": 1, "phylum": 2, "genus": 3}
     assert dataset.info["classes_without_training_window"] == counts.untrained
+    _, counts = run(toy, [path], tmp_path / "e", validation=0.0, test=0.99)
+    assert counts.windows == {"train": 3, "validation": 0, "test": 0}  # single ones train
+    assert counts.undivided == 3
 
 
 def test_homonyms_are_told_apart(tmp_path: Path) -> None:
@@ -261,14 +343,8 @@ def test_homonyms_are_told_apart(tmp_path: Path) -> None:
         "".join(f"{t}\t|\t{n}\t|\t\t|\tscientific name\t|\n" for t, _, _, n in nodes)
     )
     path = write_fasta(tmp_path / "in.fa", [("4 0", dna(0, 50)), ("5 0", dna(1, 50))])
-    prepare(
-        [path],
-        taxdump=dump,
-        output=tmp_path / "d",
-        ranks=("phylum", "genus"),
-        min_bp=10,
-        cache_dir=tmp_path / "c",
-    )
+    options = PreparationOptions(ranks=("phylum", "genus"), min_bp=10)
+    prepare([path], tmp_path / "d", options, taxdump=dump, cache_dir=tmp_path / "c")
     taxonomy = Dataset.open(tmp_path / "d").taxonomy
     assert taxonomy.taxa == (("A", "B"), ("Bacillus (4)", "Bacillus (5)"))
 
@@ -289,8 +365,10 @@ def test_faults_in_the_input_are_located(toy: Path, tmp_path: Path) -> None:
         ({"ranks": ()}, "ranks"),
         ({"ranks": ("domain", "superkingdom")}, "each once"),
         ({"window_bp": 5}, "longer than the window"),
-        ({"stride": 0}, "at least 1"),
-        ({"max_per_taxon": 0}, "at least 1"),
+        ({"stride": -1}, "at least 1"),
+        ({"per_taxon": -1}, "at least 1"),
+        ({"random": True}, "number per taxon"),
+        ({"min_acgt": 1.5}, "expected 0 to 1"),
         ({"validation": 0.5, "test": 0.6}, "add up to more than 1"),
         ({"seed": -1}, "negative"),
     ],
@@ -304,12 +382,105 @@ def test_impossible_options_are_refused(
 
 
 def test_a_file_may_be_named_only_once(toy: Path, many: str, tmp_path: Path) -> None:
-    with pytest.raises(WyrError, match="2 times"):
+    with pytest.raises(WyrError, match="named twice"):
         run(toy, [many, many], tmp_path / "d")
-    with pytest.raises(WyrError, match="no input"):
+    with pytest.raises(WyrError, match=r"no window is left of 0 records \(none was read\)"):
         run(toy, [], tmp_path / "d")
 
 
 def test_a_full_output_directory_is_refused_at_once(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(WyrError, match="not empty"):
         run(toy, [str(tmp_path / "not even there.fa")], toy / "sim")
+
+
+def test_an_old_dataset_is_replaced_only_if_asked(toy: Path, many: str, tmp_path: Path) -> None:
+    run(toy, [many], tmp_path / "d", seed=1)
+    with pytest.raises(WyrError, match="not empty"):
+        run(toy, [many], tmp_path / "d", seed=2)
+    dataset, _ = run(toy, [many], tmp_path / "d", seed=2, replace=True)
+    assert dataset.info["options"]["seed"] == 2
+    bad = write_fasta(tmp_path / "bad.fa", [("401 0", "ACXT")])
+    with pytest.raises(InputError):
+        run(toy, [bad], tmp_path / "d", replace=True)
+    assert Dataset.open(tmp_path / "d").info["options"]["seed"] == 2
+    assert {entry.name for entry in tmp_path.iterdir()} == {"d", "bad.fa"}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["401 0", "403 1", "499 2", "498 3", "12345 4", "201 5", "none"]),
+            st.integers(0, 4),
+            st.sampled_from([0, 5, 40, 260]),
+            st.sampled_from(["ACGT", "ACGTNNNNNNN", "acgtRYSWKMBDHVNu"]),
+        ),
+        max_size=12,
+    ),
+    st.sampled_from(["stratified", "genome", "taxon"]),
+    st.sampled_from([0, 2]),
+    st.booleans(),
+)
+def test_everything_is_accounted_for(
+    toy: Path, records: list[tuple[str, int, int, str]], split: str, per_taxon: int, random: bool
+) -> None:
+    """Records and windows in = kept + dropped by reason, and what is kept is there once (see run())."""
+    with TemporaryDirectory() as folder:
+        texts = [(name, dna(seed, length, letters)) for name, seed, length, letters in records]
+        path = write_fasta(Path(folder) / "in.fa", texts)
+        options = {"split": split, "per_taxon": per_taxon, "random": random and bool(per_taxon)}
+        try:
+            dataset, _ = run(toy, [path], Path(folder) / "d", **options)
+        except WyrError as error:
+            assert "no window is left" in str(error)
+            assert not (Path(folder) / "d").exists()
+            return
+        found = [row[3] for row in rows(dataset)]
+        turned = [text.translate(str.maketrans("ACGT", "TGCA"))[::-1] for text in found]
+        assert len({min(pair) for pair in zip(found, turned, strict=True)}) == len(found)
+
+
+def test_killed_at_any_moment(toy: Path, many: str, tmp_path: Path) -> None:
+    """The output is whole or absent, and the next run starts over without what is left of this one."""
+    command = [sys.executable, "-m", "wyrcli", "prepare", many, "--taxonomy", str(toy / "sim/taxdump")]
+    command += ["--window", "100", "-o", str(tmp_path / "d")]
+    environment = os.environ | {"WYR_CACHE": str(toy / "cache")}
+    whole = 0
+    for wait in (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+        if (tmp_path / "d").exists():
+            assert sum(len(Dataset.open(tmp_path / "d").split(split)) for split in SPLITS) == 2000
+            shutil.rmtree(tmp_path / "d")
+            whole += 1
+    (tmp_path / ".d.0123abcd.part").mkdir()  # in case that none was killed in time
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "an earlier run for" in done.stderr and "starts over" in done.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d"]
+
+
+def test_the_genomes_of_the_project(shared: Path, tmp_path: Path) -> None:
+    """All 400 files in one go; labels as in their table, and no genome on two sides."""
+    genomes = shared / "genomes"
+    options = PreparationOptions(per_taxon=200)
+    counts = prepare(
+        [str(genomes / "sequences")],
+        tmp_path / "d",
+        options,
+        taxdump=genomes / "taxdump",
+        labels=genomes / "genomes.tsv",
+    )
+    told = pd.read_csv(genomes / "genomes.tsv", sep="\t").set_index("file")
+    assert counts.records_read == told["n_seqs"].sum() == 1926
+    assert counts.split == "genome"
+    parts = [pd.read_parquet(tmp_path / f"d/{split}.parquet") for split in SPLITS]
+    table = pd.concat(parts)
+    files = table["file"].map(lambda path: Path(path).name)
+    for rank in options.ranks:
+        assert (table[rank].astype(str) == told.loc[files, rank].to_numpy()).all()
+    assert counts.classes == {rank: told[rank].nunique() for rank in options.ranks}
+    assert counts.untrained == dict.fromkeys(options.ranks, 0)
+    groups = [set(part["group"]) for part in parts]
+    assert sum(map(len, groups)) == len(set.union(*groups)) <= 400
+    assert set.union(*groups) == set(files)

@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import dnaio
 import pysam
@@ -57,6 +59,23 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+try:
+    from isal import isal_zlib
+
+    INFLATERS: dict[str, Callable[..., Any]] = {
+        "zlib": zlib.decompressobj,
+        "isal": isal_zlib.decompressobj,
+    }
+except ImportError:
+    INFLATERS = {"zlib": zlib.decompressobj}
+
+
+@pytest.fixture(params=INFLATERS)
+def inflater(request, monkeypatch):
+    """The test runs with each library that can read gzip."""
+    monkeypatch.setattr(wyrcli.sequences, "_new_inflater", INFLATERS[request.param])
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[bytes], str]:
     """A function that puts bytes into a file whose name says nothing."""
@@ -89,6 +108,7 @@ ALL_NAMES = [f"r{i}" for i in range(N_RECORDS)]
 # ---------------------------------------------------------------- good files
 
 
+@pytest.mark.usefixtures("inflater")
 @pytest.mark.parametrize("text", [FASTQ, FASTA], ids=["fastq", "fasta"])
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_compression_and_format_are_known_by_content(write, kind, text):
@@ -97,6 +117,7 @@ def test_compression_and_format_are_known_by_content(write, kind, text):
     assert names(write(COMPRESS[kind](text), "wrong.fa.gz")) == ALL_NAMES
 
 
+@pytest.mark.usefixtures("inflater")
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_streams_one_after_the_other_are_one_file(write, kind):
     """Multi-member gzip, multi-stream bzip2 and xz, several zstd frames."""
@@ -105,6 +126,7 @@ def test_streams_one_after_the_other_are_one_file(write, kind):
     assert names(write(compress(FASTQ[:half]) + compress(FASTQ[half:]))) == ALL_NAMES
 
 
+@pytest.mark.usefixtures("inflater")
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_empty_files_hold_no_record(write, kind):
     """Neither zero bytes nor a compressed nothing is an error."""
@@ -113,6 +135,7 @@ def test_empty_files_hold_no_record(write, kind):
     assert names(write(COMPRESS[kind](b"\n\r\n"))) == []
 
 
+@pytest.mark.usefixtures("inflater")
 @pytest.mark.parametrize("kind", ["gzip", "xz"])
 def test_zero_padding_after_a_stream_is_allowed(write, kind):
     """Tapes and some archives leave it; both formats allow it."""
@@ -125,6 +148,7 @@ def test_zstd_skippable_frames(write):
     assert names(write(b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + compress_zstd(ONE))) == ["a"]
 
 
+@pytest.mark.usefixtures("inflater")
 def test_bgzf_with_and_without_eof_block(write, bgzf):
     """Its last, empty block may be missing."""
     assert names(write(bgzf)) == ALL_NAMES
@@ -169,11 +193,22 @@ def test_several_files_of_several_kinds(write):
     assert seen == [("a", paths[0], 1), ("b", paths[2], 1), ("c", paths[2], 2)]
 
 
+@pytest.mark.usefixtures("inflater")
 def test_long_records_across_many_reads(write):
     """A record far longer than a read from the file."""
     sequence = b"ACGTTGCATT" * 100_000
     text = b"@long\n%s\n+\n%s\n" % (sequence, b"I" * len(sequence)) + ONE
     assert [len(r) for r in read_records([write(gzip.compress(text))])] == [len(sequence), 4]
+
+
+def test_text_that_somebody_else_opened():
+    """Format, number and the path of errors are as for a file of its own."""
+    reader = RecordReader.from_pieces("a.zip/b.fa", iter([b"\n>a x\nAC", b"GT\n>b\nA>C\n"]))
+    record = next(reader)
+    assert (record.id, record.sequence, reader.path, reader.number) == ("a", "ACGT", "a.zip/b.fa", 1)
+    with pytest.raises(InputError) as caught:
+        next(reader)
+    assert (caught.value.path, caught.value.record) == ("a.zip/b.fa", 2)
 
 
 # ---------------------------------------------------------------- pipes
@@ -233,6 +268,7 @@ def test_text_is_the_same_however_it_arrives(body, size):
     assert text.readall() == body
 
 
+@pytest.mark.usefixtures("inflater")
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64])
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_streams_are_the_same_however_they_arrive(write, monkeypatch, kind, size):
@@ -284,6 +320,7 @@ DAMAGES = [
 ]
 
 
+@pytest.mark.usefixtures("inflater")
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("text", [FASTQ, FASTA], ids=["fastq", "fasta"])
 @pytest.mark.parametrize("kind", [kind for kind in COMPRESS if kind != "plain"])
@@ -298,20 +335,24 @@ def test_damaged_streams_are_never_taken_for_whole(write, kind, text, damage):
     assert caught.value.record is not None
 
 
-def test_bad_checksum(write):
-    """The data inflates, but its CRC is not that of the trailer."""
+@pytest.mark.usefixtures("inflater")
+@pytest.mark.parametrize("at", [-8, -4], ids=["CRC", "length"])
+def test_bad_checksum(write, at):
+    """The data inflates, but its CRC or its length is not that of the trailer."""
     data = bytearray(gzip.compress(FASTQ))
-    data[-8] ^= 1
+    data[at] ^= 1
     with pytest.raises(InputError, match="gzip stream is damaged"):
         names(write(bytes(data)))
 
 
+@pytest.mark.usefixtures("inflater")
 def test_bgzf_cut_inside_a_block(write, bgzf):
     """Whole blocks before it do not hide the cut one."""
     with pytest.raises(InputError, match="cut off"):
         names(write(bgzf[:-40]))
 
 
+@pytest.mark.usefixtures("inflater")
 def test_records_before_the_damage_are_given_out(write):
     """The number in the error is that of the first record that is not there."""
     reader = read_records([write(damaged(gzip.compress(FASTQ, mtime=0), "cut in the middle"))])

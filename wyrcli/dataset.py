@@ -2,20 +2,28 @@
 
 A dataset is a directory:
 
-    dataset.json       format, window length, ranks, seed, sizes of the splits, what was read and dropped
-    taxonomy.json      the taxa behind the class numbers
-    train.parquet, validation.parquet, test.parquet
+    dataset.json       format, options, what was read and dropped and why, sizes of the splits
+    taxonomy.json      the taxa behind the class numbers, with their taxids
+    train.parquet/     one row per window, in numbered parts: for pandas, which reads the folder, and for
+                       other tools; its columns are in ``DatasetWriter``
+    train.bases.npy, train.gaps.npy       the same sequences, packed (see :mod:`wyrcli.packing`)
+    train.offsets.npy  int64 (N,), the byte in them with which each window begins
+    train.lengths.npy  int32 (N,), in bp
+    train.labels.npy   int32 (N, R), class number **within the rank**
 
-Each Parquet file has one row per window: name, start, stop, group, sequence, and one int32 column per
-rank, called like the rank, with the class number **within the rank**.
+and the same for ``validation`` and ``test``.  Training reads the arrays in place, never all at once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -24,42 +32,34 @@ from numpy.typing import NDArray
 
 from wyrcli import __version__
 from wyrcli.errors import InputError, TaxonomyError, WyrError
-from wyrcli.outputs import new_directory
+from wyrcli.packing import ArrayWriter, PackedBases, PackedSequences, PackedWriter, packed_size, unpack
 from wyrcli.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "FILES",
     "SPLITS",
     "Dataset",
     "DatasetWriter",
-    "LabelledWindow",
     "LabelledWindows",
     "StringColumn",
+    "WindowBlock",
     "read_windows",
 ]
 
 SPLITS = ("train", "validation", "test")
-_FORMAT = 1
-_FIXED_COLUMNS = ("name", "start", "stop", "group", "sequence")
-_ROWS_PER_GROUP = 4096
+"""In the order of the numbers of :mod:`wyrcli.splitting`."""
 
+_FORMAT = 2
+_ARRAYS = ("bases.npy", "gaps.npy", "offsets.npy", "lengths.npy", "labels.npy")
+FILES = ("dataset.json", "taxonomy.json", *(f"{s}.{end}" for s in SPLITS for end in ("parquet", *_ARRAYS)))
+"""All that lies in a dataset."""
 
-class LabelledWindow(NamedTuple):
-    """One row of a dataset.
-
-    ``start`` and ``stop`` are 0-based half-open bp on the record ``name``.  Windows of one ``group`` are
-    never on two sides of a split.  ``sequence`` is upper case A, C, G, T, N.  ``classes``: class number
-    within its rank, per rank.
-    """
-
-    name: str
-    start: int
-    stop: int
-    group: str
-    sequence: str
-    classes: tuple[int, ...]
+_PLACES = {"name": "large_string", "start": "int64", "stop": "int64"}  # columns and their Arrow types
+_OTHER_COLUMNS = ("file", "group", "taxid", "gc", "sequence")
+_PART_BP = 16_000_000  # of a Parquet file: what is compressed, and later read, at once
 
 
 class StringColumn(Sequence[str]):
@@ -92,44 +92,86 @@ class StringColumn(Sequence[str]):
             raise IndexError(f"string {index} of {len(self)}")
         return str(self.data[self.offsets[i] : self.offsets[i + 1]].tobytes(), "utf-8")
 
-    def take(self, rows: NDArray[np.int64]) -> StringColumn:
-        """Some of the strings, copied."""
-        pieces = [self.data[self.offsets[i] : self.offsets[i + 1]] for i in rows]
-        ends = np.cumsum([0, *(len(piece) for piece in pieces)], dtype=np.int64)
-        return StringColumn(np.concatenate([np.empty(0, np.uint8), *pieces]), ends)
+
+class _Selection(Sequence[str]):
+    """Some strings of a sequence, in the order of ``rows``; nothing is copied."""
+
+    def __init__(self, whole: Sequence[str], rows: NDArray[np.int64]) -> None:
+        self._whole = whole
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._whole[int(i)] for i in self._rows[index]]
+        return self._whole[int(self._rows[index])]
 
 
-@dataclass(frozen=True, eq=False)
-class LabelledWindows:
-    """The N windows of one split, in memory, one after the other.
+class _Places(NamedTuple):
+    """Where N windows come from."""
 
-    ``labels``: int64 (N, R), class number within each rank.  ``starts``, ``stops``: int64 (N,), bp on
-    the record.
-    """
-
-    names: StringColumn
+    names: Sequence[str]
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
-    groups: StringColumn
-    sequences: StringColumn
-    labels: NDArray[np.int64]
+
+
+class LabelledWindows:
+    """The N windows of one split.
+
+    ``sequences``: upper case A, C, G, T, N.  ``labels``: int32 (N, R), class number within each rank.
+    ``load_places`` is called when names, starts or stops are asked for, which training never does.
+    """
+
+    def __init__(
+        self, sequences: Sequence[str], labels: NDArray[np.int32], load_places: Callable[[], _Places]
+    ) -> None:
+        self.sequences = sequences
+        self.labels = labels
+        self._load_places = load_places
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def _places(self) -> _Places:
+        return self._load_places()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Name of each window's record."""
+        return self._places.names
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """int64 (N,), bp on the record."""
+        return self._places.starts
+
+    @property
+    def stops(self) -> NDArray[np.int64]:
+        """int64 (N,), bp on the record."""
+        return self._places.stops
 
     def sample(self, n: int, seed: int = 0) -> LabelledWindows:
         """``n`` windows drawn at random, in their old order; all if there are not more."""
         if n >= len(self):
             return self
         rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:n])
-        return LabelledWindows(
-            self.names.take(rows),
-            self.starts[rows],
-            self.stops[rows],
-            self.groups.take(rows),
-            self.sequences.take(rows),
-            self.labels[rows],
-        )
+
+        def load_places() -> _Places:
+            return _Places(_Selection(self.names, rows), self.starts[rows], self.stops[rows])
+
+        return LabelledWindows(_Selection(self.sequences, rows), self.labels[rows], load_places)
+
+    def relabelled(self, maps: Sequence[NDArray[np.int32]]) -> LabelledWindows:
+        """The same windows with other class numbers: ``maps[r][old]`` is the new one at rank r."""
+        labels = np.stack([new[self.labels[:, r]] for r, new in enumerate(maps)], axis=1)
+        return LabelledWindows(self.sequences, labels, self._load_places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,37 +211,118 @@ class Dataset:
                 f"its ranks are {', '.join(self.taxonomy.ranks)}; the model's {', '.join(taxonomy.ranks)}",
                 path=str(self.path),
             )
-        labels = windows.labels.copy()
-        for r, (rank, names) in enumerate(zip(self.taxonomy.ranks, self.taxonomy.taxa, strict=True)):
-            known = {taxon: number for number, taxon in enumerate(taxonomy.taxa[r])}
-            unknown = [taxon for taxon in names if taxon not in known]
+        if self.taxonomy.taxa == taxonomy.taxa:
+            return windows
+        maps = []
+        for rank, own, theirs in zip(self.taxonomy.ranks, self.taxonomy.taxa, taxonomy.taxa, strict=True):
+            known = {taxon: number for number, taxon in enumerate(theirs)}
+            unknown = [taxon for taxon in own if taxon not in known]
             if unknown:
                 raise InputError(f"the model knows no {rank} '{unknown[0]}'", path=str(self.path))
-            labels[:, r] = np.array([known[taxon] for taxon in names])[windows.labels[:, r]]
-        return replace(windows, labels=labels)
+            maps.append(np.array([known[taxon] for taxon in own], dtype=np.int32))
+        return windows.relabelled(maps)
 
     def split(self, name: str) -> LabelledWindows:
-        """The windows of ``train``, ``validation`` or ``test``.  Raises InputError."""
+        """The windows of ``train``, ``validation`` or ``test``, read in place.  Raises InputError."""
         if name not in SPLITS:
             raise InputError(f"no split '{name}'; expected one of {', '.join(SPLITS)}", path=str(self.path))
-        return read_windows(self.path / f"{name}.parquet", self.taxonomy)
+        stem = self.path / name
+        try:
+            offsets = np.asarray(np.load(f"{stem}.offsets.npy", mmap_mode="r"))
+            lengths = np.asarray(np.load(f"{stem}.lengths.npy", mmap_mode="r"))
+            labels = np.asarray(np.load(f"{stem}.labels.npy", mmap_mode="r"))
+            bases = PackedBases.open(stem)
+        except FileNotFoundError as error:
+            raise InputError("not found; the dataset is not complete", path=str(error.filename)) from None
+        except (ValueError, EOFError) as error:
+            raise InputError(f"the arrays of '{name}' are damaged: {error}", path=str(self.path)) from None
+        n = int(self.info["splits"][name])
+        shapes = (offsets.shape, lengths.shape, labels.shape)
+        fits = shapes == ((n,), (n,), (n, len(self.taxonomy.ranks)))
+        if not fits or (n and 4 * offsets[-1] + lengths[-1] > bases.n):
+            raise InputError(
+                f"the arrays of '{name}' do not hold the {n:,} windows of dataset.json", path=str(self.path)
+            )
+        table = stem.with_suffix(".parquet")
+        sequences = PackedSequences(bases, offsets, lengths)
+        return LabelledWindows(sequences, labels, lambda: _read_places(table))
+
+
+# ---------------------------------------------------------------- Parquet
 
 
 def read_windows(path: Path, taxonomy: Taxonomy) -> LabelledWindows:
-    """Read one Parquet file of labelled windows.
+    """Read one Parquet file of labelled windows into memory.
 
     Raises InputError if it is absent, is not such a file, lacks a column, or does not fit ``taxonomy``.
+    """
+    table = _read_columns(
+        path, {**_PLACES, "sequence": "large_string", **dict.fromkeys(taxonomy.ranks, "string")}
+    )
+    labels = np.empty((len(table), len(taxonomy.ranks)), dtype=np.int32)
+    for r, (rank, taxa) in enumerate(zip(taxonomy.ranks, taxonomy.taxa, strict=True)):
+        number = {taxon: i for i, taxon in enumerate(taxa)}
+        column = table[rank].dictionary_encode().combine_chunks()
+        for taxon in column.dictionary.to_pylist():
+            if taxon not in number:
+                raise InputError(f"column '{rank}' has '{taxon}', which the taxonomy lacks", path=str(path))
+        numbers = np.array([number[taxon] for taxon in column.dictionary.to_pylist()], dtype=np.int32)
+        labels[:, r] = numbers[column.indices.to_numpy()]
+    sequences = _string_column(table["sequence"])
+    # Sequences go to the model as they are, so that this is the last place to find other letters.
+    used = np.bincount(sequences.data, minlength=256)
+    used[list(b"ACGTN")] = 0
+    if used.any():
+        raise InputError(
+            f"column 'sequence' has the character {chr(int(used.argmax()))!r}; expected A, C, G, T, N",
+            path=str(path),
+        )
+    places = _places(table)
+    return LabelledWindows(sequences, labels, lambda: places)
+
+
+def write_windows(path: Path, windows: LabelledWindows, taxonomy: Taxonomy) -> None:
+    """Write one Parquet file of labelled windows; :func:`read_windows` reads it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "name": pa.array(list(windows.names), pa.large_string()),
+        "start": pa.array(windows.starts),
+        "stop": pa.array(windows.stops),
+        "sequence": pa.array(list(windows.sequences), pa.large_string()),
+    }
+    for r, (rank, taxa) in enumerate(zip(taxonomy.ranks, taxonomy.taxa, strict=True)):
+        columns[rank] = pa.DictionaryArray.from_arrays(windows.labels[:, r], pa.array(taxa, pa.string()))
+    pq.write_table(pa.table(columns), path, compression="zstd", compression_level=19)
+
+
+def _read_places(path: Path) -> _Places:
+    return _places(_read_columns(path, _PLACES))
+
+
+def _places(table: pa.Table) -> _Places:
+    return _Places(_string_column(table["name"]), table["start"].to_numpy(), table["stop"].to_numpy())
+
+
+def _read_columns(path: Path, types: Mapping[str, str]) -> pa.Table:
+    """Some columns of a Parquet file, or of a folder with parts of one, in the order of their names.
+
+    Raises InputError unless they are there, of these types, and full.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _schema(taxonomy.ranks)
+    schema = pa.schema([(name, pa.type_for_alias(alias)) for name, alias in types.items()])
+    tables = [schema.empty_table()]
     try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in schema.names if name not in file.schema_arrow.names]
-            if missing:
-                raise InputError(f"no column '{missing[0]}'; not labelled windows", path=str(path))
-            table = file.read(columns=schema.names).select(schema.names).cast(schema)
+        for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+            with pq.ParquetFile(part) as file:
+                missing = [name for name in schema.names if name not in file.schema_arrow.names]
+                if missing:
+                    raise InputError(f"no column '{missing[0]}'; not labelled windows", path=str(part))
+                tables.append(file.read(columns=schema.names).select(schema.names).cast(schema))
+        table = pa.concat_tables(tables)
     except FileNotFoundError:
         raise InputError("not found; expected a Parquet file of labelled windows", path=str(path)) from None
     except (pa.ArrowException, ValueError) as error:
@@ -208,42 +331,7 @@ def read_windows(path: Path, taxonomy: Taxonomy) -> LabelledWindows:
     for name in schema.names:
         if table[name].null_count:
             raise InputError(f"column '{name}' has empty cells", path=str(path))
-    labels = np.empty((len(table), len(taxonomy.ranks)), dtype=np.int64)
-    for r, (rank, size) in enumerate(zip(taxonomy.ranks, taxonomy.sizes, strict=True)):
-        labels[:, r] = table[rank].to_numpy()
-        if len(table) and not (0 <= labels[:, r].min() and labels[:, r].max() < size):
-            raise InputError(f"column '{rank}' has a class beyond the {size} of the taxonomy", path=str(path))
-    windows = LabelledWindows(
-        names=_string_column(table["name"]),
-        starts=table["start"].to_numpy(),
-        stops=table["stop"].to_numpy(),
-        groups=_string_column(table["group"]),
-        sequences=_string_column(table["sequence"]),
-        labels=labels,
-    )
-    # Sequences go to the model as they are, so that this is the last place to find other letters.
-    used = np.bincount(windows.sequences.data, minlength=256)
-    used[list(b"ACGTN")] = 0
-    if used.any():
-        raise InputError(
-            f"column 'sequence' has the character {chr(int(used.argmax()))!r}; expected A, C, G, T, N",
-            path=str(path),
-        )
-    return windows
-
-
-def write_windows(path: Path, windows: LabelledWindows, taxonomy: Taxonomy) -> None:
-    """Write one Parquet file of labelled windows; :func:`read_windows` reads it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = [windows.names, windows.starts, windows.stops, windows.groups, windows.sequences]
-    columns += list(windows.labels.T)
-    schema = _schema(taxonomy.ranks)
-    arrays = [pa.array(list(column), type) for column, type in zip(columns, schema.types, strict=True)]
-    pq.write_table(
-        pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd", compression_level=19
-    )
+    return table
 
 
 def _string_column(column: pa.ChunkedArray) -> StringColumn:
@@ -259,73 +347,146 @@ def _string_column(column: pa.ChunkedArray) -> StringColumn:
     return StringColumn(text[bounds[0] : bounds[-1]], bounds - bounds[0])
 
 
-def _schema(ranks: Sequence[str]) -> pa.Schema:
-    import pyarrow as pa
+# ---------------------------------------------------------------- writing
 
-    clash = [rank for rank in ranks if rank in _FIXED_COLUMNS]
-    if clash:
-        raise WyrError(f"a rank cannot be called '{clash[0]}'; a column of the dataset has that name")
-    types = (pa.large_string(), pa.int64(), pa.int64(), pa.large_string(), pa.large_string())
-    return pa.schema([*zip(_FIXED_COLUMNS, types, strict=True), *((rank, pa.int32()) for rank in ranks)])
+
+class WindowBlock(NamedTuple):
+    """n windows, column by column.
+
+    ``names``, ``groups``: Arrow arrays of strings.  ``files``: int32 (n,), number of the input file.
+    ``starts``: int64 (n,), bp on the record.  ``taxids``: int64 (n,), 0 where there is none.
+    ``classes``: int32 (n, R), class number within each rank.  ``gc``: float32 (n,), share of G and C among
+    A, C, G, T.  ``lengths``: int32 (n,), in bp.  ``packed``, ``gaps``: the sequences, one after the other,
+    as :meth:`wyrcli.packing.PackedWriter.append_packed` takes them.
+    """
+
+    names: pa.Array
+    starts: NDArray[np.int64]
+    files: NDArray[np.int32]
+    groups: pa.Array
+    taxids: NDArray[np.int64]
+    classes: NDArray[np.int32]
+    gc: NDArray[np.float32]
+    lengths: NDArray[np.int32]
+    packed: bytes
+    gaps: NDArray[np.int64]
+
+    def letters(self) -> pa.Array:
+        """The sequences as an Arrow array of strings."""
+        import pyarrow as pa
+
+        text = unpack(np.frombuffer(self.packed, dtype=np.uint8))
+        for start, stop in self.gaps.tolist():
+            text[start:stop] = ord("N")
+        if (self.lengths % 4).any():  # what lies between the sequences is no part of them
+            sizes = np.stack([self.lengths, 4 * packed_size(self.lengths) - self.lengths], axis=1).ravel()
+            text = text[np.repeat(np.arange(len(sizes)) % 2 == 0, sizes)]
+        offsets = np.zeros(len(self.lengths) + 1, np.int64)
+        np.cumsum(self.lengths, out=offsets[1:])
+        return pa.LargeStringArray.from_buffers(len(self.lengths), pa.py_buffer(offsets), pa.py_buffer(text))
 
 
 class DatasetWriter:
     """Takes the windows of a new dataset; made by :meth:`create`.
 
+    The columns of the Parquet files: name (of the record), start, stop (0-based, half-open, bp on the
+    record), file (input), group (windows of one group are on one side of the split, where the method of
+    splitting says so), taxid, gc (share), sequence, and one per rank, called like the rank, with the name
+    of the taxon.
+
     ``info`` goes into dataset.json beside what the writer itself knows, and may be added to until the
     block of :meth:`create` ends.  ``sizes``: windows written so far, per split.
     """
 
-    def __init__(self, directory: Path, taxonomy: Taxonomy, files: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, taxonomy: Taxonomy, files: Sequence[str], stack: ExitStack) -> None:
+        import pyarrow as pa
+
+        clash = [rank for rank in taxonomy.ranks if rank in (*_PLACES, *_OTHER_COLUMNS)]
+        if clash:
+            raise WyrError(f"a rank cannot be called '{clash[0]}'; a column of the dataset has that name")
         self.taxonomy = taxonomy
         self.info: dict[str, Any] = {}
         self.sizes = dict.fromkeys(SPLITS, 0)
         self._directory = directory
-        self._files = files
-        self._schema = _schema(taxonomy.ranks)
-        self._rows: dict[str, list[LabelledWindow]] = {split: [] for split in SPLITS}
+        self._files = pa.array(files, pa.string())
+        self._taxa = [pa.array(taxa, pa.string()) for taxa in taxonomy.taxa]
+        repeating = pa.dictionary(pa.int32(), pa.string())
+        self._schema = pa.schema(
+            [(name, pa.type_for_alias(alias)) for name, alias in _PLACES.items()]
+            + [("file", repeating), ("group", pa.large_string()), ("taxid", pa.int64()), ("gc", pa.float32())]
+            + [("sequence", pa.large_string()), *((rank, repeating) for rank in taxonomy.ranks)]
+        )
+        # Compression takes longer than all the rest, and lets other threads run meanwhile.
+        n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._pool = stack.enter_context(ThreadPoolExecutor(n_threads))
+        self._writing: deque[Future[None]] = deque()
+        self._most_writing = n_threads + 1
+        self._splits = {
+            split: _SplitWriter(directory / split, len(taxonomy.ranks), stack) for split in SPLITS
+        }
 
     @classmethod
     @contextmanager
-    def create(cls, path: Path, taxonomy: Taxonomy, *, window_bp: int) -> Iterator[DatasetWriter]:
-        """A writer of ``path``, which appears, whole, when the block ends without an error.
+    def create(
+        cls, directory: Path, taxonomy: Taxonomy, *, window_bp: int, files: Sequence[str]
+    ) -> Iterator[DatasetWriter]:
+        """A writer into an empty directory, which is a dataset when the block has ended without an error.
 
-        Raises WyrError, before anything is written, if ``path`` has content.
+        That nobody sees it before is up to the caller: :func:`wyrcli.outputs.new_directory`.
+        ``files``: names of the input files.
         """
+        with ExitStack() as stack:
+            writer = cls(directory, taxonomy, files, stack)
+            yield writer
+            for split in SPLITS:
+                writer._start_part(split)
+            while writer._writing:
+                writer._writing.popleft().result()
+        writer._describe(window_bp)
+
+    def write(self, split: str, block: WindowBlock) -> None:
+        """Add windows to ``train``, ``validation`` or ``test``."""
+        if len(block.lengths):
+            self.sizes[split] += len(block.lengths)
+            self._splits[split].write(block)
+            if self._splits[split].held_bp >= _PART_BP:
+                self._start_part(split)
+
+    def _start_part(self, split: str) -> None:
+        """Have other threads write what a split holds; wait where they have too much to do."""
+        path, blocks = self._splits[split].take_part()
+        if len(self._writing) == self._most_writing:
+            self._writing.popleft().result()
+        self._writing.append(self._pool.submit(self._write_part, path, blocks))
+
+    def _write_part(self, path: Path, blocks: Sequence[WindowBlock]) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with new_directory(path) as directory, ExitStack() as stack:
-            files = {}
-            for split in SPLITS:
-                file = pq.ParquetWriter(
-                    directory / f"{split}.parquet", _schema(taxonomy.ranks), compression="zstd"
-                )
-                files[split] = stack.enter_context(file)
-            writer = cls(directory, taxonomy, files)
-            yield writer
-            writer._finish(window_bp)
+        # Dictionaries are for what repeats; of sequences one would be built in vain.
+        repeating = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
+        table = pa.concat_tables([self._schema.empty_table(), *map(self._to_table, blocks)])
+        pq.write_table(table, path, compression="zstd", use_dictionary=[*repeating, "group", "taxid"])
 
-    def write(self, split: str, window: LabelledWindow) -> None:
-        """Add a window to ``train``, ``validation`` or ``test``."""
-        rows = self._rows[split]
-        rows.append(window)
-        self.sizes[split] += 1
-        if len(rows) == _ROWS_PER_GROUP:
-            self._flush(split)
-
-    def _flush(self, split: str) -> None:
+    def _to_table(self, block: WindowBlock) -> pa.Table:
         import pyarrow as pa
 
-        rows = self._rows[split]
-        columns: list[list[Any]] = [[row[i] for row in rows] for i in range(len(_FIXED_COLUMNS))]
-        columns += [[row.classes[r] for row in rows] for r in range(len(self.taxonomy.ranks))]
-        arrays = [pa.array(column, type) for column, type in zip(columns, self._schema.types, strict=True)]
-        self._files[split].write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._rows[split] = []
+        columns = {
+            "name": block.names,
+            "start": pa.array(block.starts),
+            "stop": pa.array(block.starts + block.lengths),
+            "file": pa.DictionaryArray.from_arrays(block.files, self._files),
+            "group": block.groups,
+            "taxid": pa.array(block.taxids),
+            "gc": pa.array(block.gc),
+            "sequence": block.letters(),
+        }
+        for r, rank in enumerate(self.taxonomy.ranks):
+            numbers = np.ascontiguousarray(block.classes[:, r])
+            columns[rank] = pa.DictionaryArray.from_arrays(numbers, self._taxa[r])
+        return pa.table(columns, schema=self._schema)
 
-    def _finish(self, window_bp: int) -> None:
-        for split in SPLITS:
-            self._flush(split)
+    def _describe(self, window_bp: int) -> None:
         content = {
             "format": _FORMAT,
             "wyr": __version__,
@@ -338,3 +499,36 @@ class DatasetWriter:
         text = json.dumps(content, indent=1) + "\n"
         (self._directory / "dataset.json").write_text(text, encoding="utf-8")
         (self._directory / "taxonomy.json").write_text(self.taxonomy.to_json(), encoding="utf-8")
+
+
+class _SplitWriter:
+    """The arrays of one split, and what is to go into the next part of its Parquet file."""
+
+    def __init__(self, stem: Path, n_ranks: int, stack: ExitStack) -> None:
+        enter = stack.enter_context
+        self._bases = enter(PackedWriter(stem))
+        self._offsets = enter(ArrayWriter(Path(f"{stem}.offsets.npy"), np.int64))
+        self._lengths = enter(ArrayWriter(Path(f"{stem}.lengths.npy"), np.int32))
+        self._labels = enter(ArrayWriter(Path(f"{stem}.labels.npy"), np.int32, (n_ranks,)))
+        self._folder = stem.with_suffix(".parquet")
+        self._folder.mkdir()
+        self._n_parts = 0
+        self._blocks: list[WindowBlock] = []
+        self.held_bp = 0
+
+    def write(self, block: WindowBlock) -> None:
+        sizes = packed_size(block.lengths.astype(np.int64))
+        self._offsets.append(self._bases.n // 4 + np.cumsum(sizes) - sizes)
+        self._lengths.append(block.lengths)
+        self._bases.append_packed(block.packed, block.gaps)
+        self._labels.append(block.classes)
+        self._blocks.append(block)
+        self.held_bp += 4 * len(block.packed)
+
+    def take_part(self) -> tuple[Path, list[WindowBlock]]:
+        """Where the next part belongs, and what is in it."""
+        path = self._folder / f"part-{self._n_parts:05}.parquet"
+        blocks, self._blocks = self._blocks, []
+        self._n_parts += 1
+        self.held_bp = 0
+        return path, blocks

@@ -46,7 +46,7 @@ class InputError(WyrError):
         self.line = line
         where = []
         if path is not None:
-            where.append(printable(path))
+            where.append(printable(path, limit=300))
         if record is not None:
             where.append(f"record {record}" + (f" ('{printable(name)}')" if name else ""))
         if line is not None:

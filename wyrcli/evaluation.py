@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class EvaluatedWindows(Protocol):
     """Labelled windows with their names and places, as ``dataset.LabelledWindows`` gives them."""
 
     @property
-    def labels(self) -> NDArray[np.int64]: ...
+    def labels(self) -> NDArray[np.integer[Any]]: ...
     @property
     def sequences(self) -> Sequence[str]: ...
     @property

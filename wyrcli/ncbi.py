@@ -9,9 +9,10 @@ silent about merged ones, so both are settled here before it is asked.
 
 from __future__ import annotations
 
-import gzip
+import errno
 import hashlib
 import io
+import lzma
 import os
 import shutil
 import sqlite3
@@ -21,6 +22,7 @@ import tarfile
 import tempfile
 import time
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -40,7 +42,30 @@ _PARTS = ("nodes.dmp", "names.dmp", "merged.dmp", "delnodes.dmp")
 _NEEDED = _PARTS[:2]
 _CACHE_FORMAT = 1
 _ETE3_FORMAT = 2  # ete3's DB_VERSION
-_VIRUSES = 10239  # in the dumps of March 2025 it had lost its rank and not yet got "acellular root"
+_EXPECTED = "expected a taxdump.tar.gz, a taxdmp.zip or a folder with nodes.dmp and names.dmp"
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OverflowError,  # a time of change that is no time
+    RuntimeError,  # of zipfile: encrypted, or (NotImplementedError) packed in a way that it does not know
+)
+_ZIP = (b"PK\3\4", b"PK\5\6")  # of a zip, and of one without a file in it
+
+# NCBI moved the top of the viruses in March 2025.  The realms were clades before, and Viruses itself, a
+# superkingdom before and an acellular root since, had no rank for some weeks.
+_RANKS_OF_2025 = {
+    10239: "superkingdom",  # Viruses
+    2559587: "realm",  # Riboviria
+    2731341: "realm",  # Duplodnaviria
+    2731342: "realm",  # Monodnaviria
+    2732004: "realm",  # Varidnaviria
+    2840022: "realm",  # Adnaviria
+    2842242: "realm",  # Ribozyviria
+    3412574: "realm",  # Singelaviria
+}
 
 # Run with the working directory of the build; stdout and stderr are caught.
 _BUILD = """
@@ -89,7 +114,10 @@ class NcbiTaxonomy:
 
     @classmethod
     def open(cls, taxdump: Path, cache_dir: Path | None = None) -> NcbiTaxonomy:
-        """Open a folder with nodes.dmp and names.dmp (merged.dmp, delnodes.dmp), or a taxdump.tar.gz.
+        """Open a folder with nodes.dmp and names.dmp (merged.dmp, delnodes.dmp), or an archive of them.
+
+        The archive is NCBI's taxdump.tar.gz, taxdmp.zip or one of their new_taxdump, or another tar in a
+        compression that Python knows; it is known by its content, not by its name.
 
         The first time, a database is built (seconds; a minute and a half and 3 GB of memory for all of
         NCBI) and kept in ``cache_dir`` under the checksum of the dump.  Where that cannot be written it
@@ -150,7 +178,7 @@ class NcbiTaxonomy:
 
         None altogether if the taxid is deleted or unknown: :meth:`status` says which.  A merged taxid is
         followed.  Ranks are compared by :func:`wyrcli.taxonomy.canonical_rank`, so a dump with domains
-        gives what one with superkingdoms gives.
+        gives what one with superkingdoms gives; the realms of viruses are realms in older dumps, too.
         """
         return self._cached_lineage(taxid, tuple(ranks))
 
@@ -163,8 +191,8 @@ class NcbiTaxonomy:
         at_rank: dict[str, int] = {}
         for node in track:
             rank = canonical_rank(rank_of[node])
-            if node == _VIRUSES and rank == "no rank":
-                rank = "superkingdom"
+            if rank in ("clade", "no rank"):
+                rank = _RANKS_OF_2025.get(node, rank)
             at_rank.setdefault(rank, node)
         found = [at_rank.get(canonical_rank(rank)) for rank in ranks]
         names = self._taxa.get_taxid_translator([node for node in found if node is not None])
@@ -196,7 +224,7 @@ class _Part(NamedTuple):
 
     name: str
     size: int
-    time: float
+    date: str
     stream: IO[bytes]
 
 
@@ -207,40 +235,59 @@ def _read_parts(taxdump: Path) -> Iterator[_Part]:
             if (taxdump / name).is_file():
                 with open(taxdump / name, "rb") as file:
                     stat = os.fstat(file.fileno())
-                    yield _Part(name, stat.st_size, stat.st_mtime, file)
+                    yield _Part(name, stat.st_size, _date(stat.st_mtime), file)
+        return
+    with open(taxdump, "rb") as file:
+        is_zip = file.read(4) in _ZIP
+    if is_zip:
+        with zipfile.ZipFile(taxdump) as archive:
+            for info in archive.infolist():
+                name = info.filename.removeprefix("./")
+                if name in _PARTS:
+                    with archive.open(info) as stream:
+                        yield _Part(name, info.file_size, "{:04}-{:02}-{:02}".format(*info.date_time), stream)
         return
     with tarfile.open(taxdump) as tar:
         for member in tar:
             name = member.name.removeprefix("./")
-            stream = tar.extractfile(member) if name in _PARTS else None
-            if stream is not None:
-                yield _Part(name, member.size, float(member.mtime), stream)
+            content = tar.extractfile(member) if name in _PARTS else None
+            if content is not None:
+                yield _Part(name, member.size, _date(member.mtime), content)
+        # The checksum of a compressed stream is at its end, which tarfile has no reason to read.
+        while tar.fileobj is not None and tar.fileobj.read(1 << 20):
+            pass
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
 def _describe(taxdump: Path) -> tuple[dict[str, str], str]:
-    """Source of the dump, and its checksum: the same for a folder and for a tar file of it."""
+    """Source of the dump, and its checksum: the same for a folder and for an archive of it."""
     if not taxdump.exists():
-        raise InputError(
-            "not found; expected a taxdump.tar.gz or a folder with nodes.dmp and names.dmp", path=str(taxdump)
-        )
+        raise InputError(f"not found; {_EXPECTED}", path=str(taxdump))
     digests = {name: hashlib.sha256() for name in _PARTS}
-    times: dict[str, float] = {}
+    dates: dict[str, str] = {}
     try:
         for part in _read_parts(taxdump):
-            times[part.name] = part.time
+            dates[part.name] = part.date
             while block := part.stream.read(1 << 20):
                 digests[part.name].update(block)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{error}; expected a taxdump.tar.gz or a folder with nodes.dmp and names.dmp", path=str(taxdump)
-        ) from None
+    except _DAMAGED as error:
+        raise InputError(f"{printable(str(error))}; {_EXPECTED}", path=str(taxdump)) from None
+    except OSError as error:
+        # bz2 and gzip call damage so, without a number; a zip may ask for bytes before its beginning, and
+        # a time of change may be more than the calendar of the system holds.
+        if error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
+            raise
+        raise InputError(f"a damaged archive; {_EXPECTED}", path=str(taxdump)) from None
     for name in _NEEDED:
-        if name not in times:
+        if name not in dates:
             raise InputError(f"no {name} in it; expected an NCBI taxonomy dump", path=str(taxdump))
     listing = "".join(f"{digests[name].hexdigest()}  {name}\n" for name in _PARTS)
     checksum = hashlib.sha256(listing.encode()).hexdigest()
-    date = time.strftime("%Y-%m-%d", time.gmtime(times["nodes.dmp"]))
-    return {"path": Path(os.path.abspath(taxdump)).name, "sha256": checksum, "date": date}, checksum
+    name = Path(os.path.abspath(taxdump)).name
+    return {"path": name, "sha256": checksum, "date": dates["nodes.dmp"]}, checksum
 
 
 def _build_into(database: Path, taxdump: Path, private: Path) -> Path:

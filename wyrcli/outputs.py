@@ -6,6 +6,8 @@ Each is written under a private name beside its target and renamed when it is co
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
 import os
 import secrets
@@ -13,7 +15,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +31,7 @@ __all__ = [
     "json_text",
     "new_directory",
     "open_output",
+    "remove_unfinished",
     "write_json",
 ]
 
@@ -246,24 +249,58 @@ def new_directory(path: Path, *, replace: Collection[str] = ()) -> Iterator[Path
     """A private directory to write into, which becomes ``path`` when the block ends without an error.
 
     ``path`` may be absent or an empty directory.  A directory with content is replaced only when all
-    that lies in it is named in ``replace``; it stays untouched until the new one is complete.
+    that lies in it is named in ``replace``; it stays untouched until the new one is complete.  What a run
+    that was killed has left beside ``path`` is removed first.
 
-    Raises WyrError, before anything is written, if ``path`` is a file or holds anything else.
+    Raises WyrError if ``path`` is a file or holds anything else: before anything is written, and again at
+    the end, in case that another run was faster.
     """
     path = Path(os.path.realpath(path))  # what a link points at is replaced, never the link
     check_new_directory(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path)
     token = secrets.token_hex(4)
     private = path.parent / f".{path.name}.{token}.part"  # a sibling: renames stay on one file system
     private.mkdir()
     try:
-        yield private
-        if path.is_dir() and any(path.iterdir()):
-            old = path.parent / f".{path.name}.{token}.old"
-            path.rename(old)
-            private.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            private.rename(path)
+        with _locked(private):
+            yield private
+            check_new_directory(path, replace=replace)
+            if path.is_dir() and any(path.iterdir()):
+                old = path.parent / f".{path.name}.{token}.old"
+                path.rename(old)
+                private.rename(path)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                private.rename(path)
     finally:
         shutil.rmtree(private, ignore_errors=True)
+
+
+def remove_unfinished(path: Path) -> int:
+    """Remove what killed runs have left of the directory ``path``; returns of how many.
+
+    What a run that is still at work is writing stays: it holds a lock, which ends with its process.
+    """
+    path = Path(os.path.realpath(path))
+    removed = 0
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError), _locked(left, wait=False):
+            shutil.rmtree(left)
+            removed += 1
+    return removed
+
+
+@contextmanager
+def _locked(directory: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a directory.  Raises OSError if it is another's and we are not to wait."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if not wait:
+                raise  # where a file system knows no locks, nobody removes anything either
+        yield
+    finally:
+        os.close(descriptor)

@@ -2,44 +2,136 @@
 
 The stages, in order:
 
-    records -> labelled records -> windows -> without N and duplicates -> at most N per taxon -> splits
+    records of any format -> labelled records, packed on disk -> windows -> without N and duplicates
+        -> at most so many per taxon -> splits -> dataset
 
 Whatever is left out on the way is counted by reason.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import re
+import math
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wyrcli.dataset import SPLITS, DatasetWriter, LabelledWindow
-from wyrcli.errors import InputError, TaxonomyError, WyrError, printable
+from wyrcli.dataset import FILES, SPLITS, DatasetWriter, WindowBlock
+from wyrcli.errors import TaxonomyError, WyrError, printable
+from wyrcli.labels import Label
 from wyrcli.ncbi import NcbiTaxonomy, Taxon
-from wyrcli.outputs import check_new_directory
-from wyrcli.sequences import normalise, read_records
+from wyrcli.outputs import new_directory
+from wyrcli.sequences import encode
+from wyrcli.sources import SourceReader, SourceRecord, read_sources
+from wyrcli.splitting import TEST, TRAIN, VALIDATION, draw_split, key_of, mix
 from wyrcli.taxonomy import Taxonomy, canonical_rank
+from wyrcli.windowing import (
+    Content,
+    Records,
+    RecordSpool,
+    Windows,
+    cut_windows,
+    draw_windows,
+    examine,
+    read_blocks,
+)
 
-__all__ = ["Labels", "PreparationCounts", "prepare", "read_labels", "taxid_in_header"]
+__all__ = ["PreparationCounts", "PreparationOptions", "prepare"]
 
-_KRAKEN = re.compile(r"(?:^|[|\s])kraken:taxid\|(\d+)(?=\||\s|$)")
-_BERTAX = re.compile(r"(\d+)\s+\d+")
+GroupBy = Literal["genome", "record", "file", "taxid"]
+SplitMethod = Literal["auto", "stratified", "genome", "taxon", "given"]
+
 _UNRANKED = Taxon(0, "unknown")
+_REPORT_BYTES = 1 << 20
+_SPARE = 1.2  # random windows drawn for each that is wanted: some are N, some are duplicates
+
+
+@dataclass(frozen=True)
+class PreparationOptions:
+    """What to make of the records.
+
+    Parameters
+    ----------
+    ranks: from the widest to the narrowest.
+    keep_unranked: a rank that a lineage lacks is the class "unknown" (taxid 0); otherwise the record is
+        left out, as in the paper (section 3.1).
+    window_bp: longest window.
+    stride: windows start every so many bp; 0 stands for ``window_bp``.
+    min_bp: shorter windows are left out.
+    min_acgt: windows with a smaller share of A, C, G and T are left out.
+    random: windows at random places instead of every ``stride`` bp; needs ``per_taxon``.
+    per_taxon: at most this many windows of each taxon, drawn at random; 0 for all.
+    per_taxon_rank: rank of these taxa; empty for the narrowest of ``ranks``.
+    split: ``stratified``: single windows are divided, each taxon of the narrowest rank evenly (the paper's
+        way); ``genome``: what comes from one genome stays together; ``taxon``: whole taxa of the narrowest
+        rank stay together; ``given``: the input says; ``auto``: given where every record says so and some
+        train, some test; else genome, if any record is longer than a window; else stratified.
+    group: what counts as one genome: ``genome`` (as the source knows best), ``record`` (its name), ``file``
+        or ``taxid`` (all of one organism).
+    validation, test: shares of what is divided (windows, genomes or taxa); for ``test``, None stands for
+        0.02 if single windows are divided, as in the paper, and otherwise for 0.1.
+    seed: of all that is drawn.
+    """
+
+    ranks: tuple[str, ...] = ("superkingdom", "phylum", "genus")
+    keep_unranked: bool = False
+    window_bp: int = 1500
+    stride: int = 0
+    min_bp: int = 200
+    min_acgt: float = 0.5
+    random: bool = False
+    per_taxon: int = 0
+    per_taxon_rank: str = ""
+    split: SplitMethod = "auto"
+    group: GroupBy = "genome"
+    validation: float = 0.1
+    test: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranks = tuple(canonical_rank(rank) for rank in self.ranks)
+        object.__setattr__(self, "ranks", ranks)
+        if not ranks or len(set(ranks)) != len(ranks):
+            raise TaxonomyError(f"ranks are '{', '.join(ranks)}'; expected at least one, each once")
+        object.__setattr__(self, "per_taxon_rank", canonical_rank(self.per_taxon_rank) or ranks[-1])
+        object.__setattr__(self, "stride", self.stride or self.window_bp)
+        if self.window_bp < 1 or self.stride < 1 or self.min_bp < 1:
+            raise WyrError("window, stride and shortest window must be at least 1 bp")
+        if self.min_bp > self.window_bp:
+            raise WyrError(
+                f"the shortest window ({self.min_bp} bp) is longer than the window ({self.window_bp} bp)"
+            )
+        if self.random and not self.per_taxon:
+            raise WyrError("random windows need a number per taxon")
+        if self.per_taxon < 0:
+            raise WyrError(f"{self.per_taxon} windows per taxon were asked for; at least 1 is needed")
+        if not 0 <= self.min_acgt <= 1:
+            raise WyrError(f"the smallest share of A, C, G and T is {self.min_acgt}; expected 0 to 1")
+        # Nothing left for training is fine: a set that only examines a model that exists already.
+        if not (
+            0 <= self.validation and 0 <= (self.test or 0) and self.validation + (self.test or 0) <= 1 + 1e-9
+        ):
+            raise WyrError(
+                f"shares of validation ({self.validation}) and test ({self.test}) add up to more than 1"
+            )
+        if self.seed < 0:
+            raise WyrError(f"seed is {self.seed}; it must not be negative")
 
 
 @dataclass
 class PreparationCounts:
     """What became of the input.
 
-    ``records_read == records_kept + sum(records_dropped.values())``; a kept record gave at least one
-    window before ``max_per_taxon`` was applied.  ``windows``: per split.  ``classes``: per rank.
+    ``records_read == records_kept + sum(records_dropped.values())``, and a record is kept if the dataset
+    has a window of it.  ``windows_cut == sum(windows.values()) + sum(windows_dropped.values())``, where
+    ``windows`` is per split.  ``split``: the method of splitting; ``unit``: what it divided, ``units`` how
+    many per split.  ``undivided``: classes with one unit, which trains.  ``classes``: per rank.
     ``untrained``: per rank, classes without a window in the training split, which nobody can learn.
     """
 
@@ -47,8 +139,14 @@ class PreparationCounts:
     records_kept: int = 0
     records_dropped: Counter[str] = field(default_factory=Counter)
     merged_taxids: int = 0
+    windows_cut: int = 0
     windows_dropped: Counter[str] = field(default_factory=Counter)
     windows: dict[str, int] = field(default_factory=dict)
+    bases: dict[str, int] = field(default_factory=dict)
+    split: str = ""
+    unit: str = ""
+    units: dict[str, int] = field(default_factory=dict)
+    undivided: int = 0
     classes: dict[str, int] = field(default_factory=dict)
     untrained: dict[str, int] = field(default_factory=dict)
 
@@ -61,390 +159,429 @@ class PreparationCounts:
                 "dropped": dict(sorted(self.records_dropped.items())),
                 "with_merged_taxid": self.merged_taxids,
             },
-            "windows_dropped": dict(sorted(self.windows_dropped.items())),
+            "windows": {
+                "cut": self.windows_cut,
+                "kept": self.windows,
+                "dropped": dict(sorted(self.windows_dropped.items())),
+            },
+            "bases": self.bases,
+            "split": {
+                "method": self.split,
+                "unit": self.unit,
+                "units": self.units,
+                "taxa_with_one_unit": self.undivided,
+            },
             "classes": self.classes,
             "classes_without_training_window": self.untrained,
         }
 
 
-class Labels(NamedTuple):
-    """Taxids by record name and by the base name of the file."""
+class Report(Protocol):
+    """Told now and then how far a stage is; ``total`` is None where nobody knows."""
 
-    by_name: Mapping[str, int]
-    by_file: Mapping[str, int]
-
-    def find(self, name: str, file: str) -> int | None:
-        """The taxid of a record: that of its name, else that of its file."""
-        return self.by_name.get(name, self.by_file.get(file))
+    def __call__(
+        self, stage: Literal["reading", "examining", "writing"], done: int, total: int | None
+    ) -> None: ...
 
 
-class _Candidate(NamedTuple):
-    """A window that may be kept; ``number`` is its place in the order of reading."""
-
-    number: int
-    name: str
-    start: int
-    stop: int
-    group: str
-    sequence: str
-    lineage: tuple[Taxon, ...]
-
-
-def read_labels(path: Path) -> Labels:
-    """Read a table of taxids: TSV or CSV with a header, a column ``taxid``, and ``name`` or ``file``.
-
-    Other columns are ignored, rows without a taxid skipped.  Files are known by their base name.
-
-    Raises InputError: no such columns, a taxid that is no number, or two taxids for one name.
-    """
-    by_name: dict[str, int] = {}
-    by_file: dict[str, int] = {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            delimiter = "\t" if "\t" in header else ","
-            # A quotation mark means nothing in a TSV, where names may hold one.
-            quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-            parsed = next(csv.reader([header], delimiter=delimiter, quoting=quoting), [])
-            columns = [column.strip().lstrip("#") for column in parsed]
-            if "taxid" not in columns or not {"name", "file"} & set(columns):
-                found = printable(", ".join(columns))
-                raise InputError(
-                    f"found the columns {found}; expected 'taxid', and 'name' or 'file'",
-                    path=str(path),
-                    line=1,
-                )
-            rows = csv.reader(file, delimiter=delimiter, quoting=quoting)
-            for cells in rows:
-                row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
-                line = rows.line_num + 1
-                text = row.get("taxid", "")
-                if not text:
-                    continue
-                if not (text.isascii() and text.isdigit()):
-                    message = f"taxid is '{printable(text)}'; expected a number"
-                    raise InputError(message, path=str(path), line=line)
-                # Beside a name, a file says where the record lies, not what the whole file is.
-                if name := row.get("name", ""):
-                    column, key, known = "name", name, by_name
-                else:
-                    column, key, known = "file", Path(row.get("file", "")).name, by_file
-                if key and known.setdefault(key, int(text)) != int(text):
-                    raise InputError(
-                        f"{column} '{printable(key)}' has taxid {text} here and {known[key]} above",
-                        path=str(path),
-                        line=line,
-                    )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not a table: {error}", path=str(path)) from None
-    return Labels(by_name, by_file)
-
-
-def taxid_in_header(header: str) -> int | None:
-    """The taxid that a header line tells: ``kraken:taxid|N``, or BERTax's ``TAXID INDEX``.
-
-    >>> taxid_in_header("contig1|kraken:taxid|562 E. coli"), taxid_in_header("562 7"), taxid_in_header("562")
-    (562, 562, None)
-    """
-    match = _KRAKEN.search(header) or _BERTAX.fullmatch(header.strip())
-    return int(match[1]) if match else None
+def _say_nothing(stage: str, done: int, total: int | None) -> None:
+    pass
 
 
 def prepare(
     inputs: Sequence[str],
-    *,
-    taxdump: Path,
     output: Path,
+    options: PreparationOptions,
+    *,
+    taxdump: Path | None = None,
     labels: Path | None = None,
-    ranks: Sequence[str] = ("superkingdom", "phylum", "genus"),
-    window_bp: int = 1500,
-    stride: int | None = None,
-    min_bp: int = 200,
-    max_per_taxon: int | None = None,
-    validation: float = 0.1,
-    test: float = 0.1,
-    split_by: Literal["record", "file"] = "record",
-    seed: int = 0,
-    drop_unranked: bool = True,
     cache_dir: Path | None = None,
+    replace: bool = False,
+    report: Report = _say_nothing,
 ) -> PreparationCounts:
     """Write the dataset directory ``output`` (see :mod:`wyrcli.dataset`), whole or not at all.
 
     Parameters
     ----------
-    inputs: FASTA and FASTQ files; ``-`` is standard input.
-    taxdump: NCBI taxonomy, a folder with \\*.dmp files or a taxdump.tar.gz.
-    labels: table for :func:`read_labels`.  With it the headers are not looked at; without it each header
-        must tell the taxid (:func:`taxid_in_header`).
-    ranks: from the widest to the narrowest.
-    window_bp: longest window.  Windows start every ``stride`` bp (default: window_bp) until one reaches
-        the end of the record; shorter ones, at the end or of short records, are kept from ``min_bp`` on.
-    max_per_taxon: at most this many windows per taxon of the narrowest rank, drawn at random among all
-        of them, so that the splits keep their shares on average.
-    validation, test: share of the groups, drawn by a hash of ``seed`` and the group's name.
-    split_by: what is never divided between splits: a ``record`` (known by its name, or by name and
-        ordinal where a name repeats) or a ``file``.
-    drop_unranked: leave out records whose lineage lacks one of the ranks; otherwise the class there is
-        "unknown", with taxid 0.
+    inputs: files and folders for :func:`wyrcli.sources.read_sources`; ``-`` is standard input.
+    taxdump: NCBI taxonomy, for :meth:`wyrcli.ncbi.NcbiTaxonomy.open`.  Without it, tables must have one
+        column per rank.
+    labels: table for :func:`wyrcli.labels.read_labels`.
     cache_dir: for :meth:`wyrcli.ncbi.NcbiTaxonomy.open`.
+    replace: a dataset that is in ``output`` is replaced.
 
-    Windows that are N by more than half, and windows equal to an earlier one, are left out.  Memory grows
-    with the windows kept.
+    Windows with too little of A, C, G and T are left out, and windows equal to an earlier one or to its
+    reverse complement.  Sequences wait in a temporary folder beside ``output``, at a quarter of a byte per
+    base; memory grows by some 80 bytes per window, 100 per record, and with the longest record.
 
     Raises
     ------
     InputError: a file cannot be read as what it should be.
-    WyrError: an option is out of range, ``output`` has content, or no window is left.
+    WyrError: ``output`` has content, or no window is left.
     """
-    ranks = tuple(canonical_rank(rank) for rank in ranks)
-    stride = window_bp if stride is None else stride
-    _check_options(inputs, ranks, window_bp, stride, min_bp, max_per_taxon, validation, test, seed)
-    check_new_directory(output)
-    table = None if labels is None else read_labels(labels)
     counts = PreparationCounts()
-    with NcbiTaxonomy.open(taxdump, cache_dir) as ncbi:
-        source = ncbi.source
-        lineages = _Lineages(ncbi, ranks, drop_unranked, counts)
-        candidates = _read_windows(
-            inputs,
-            table,
-            lineages,
-            counts,
-            window_bp=window_bp,
-            stride=stride,
-            min_bp=min_bp,
-            split_by=split_by,
-        )
-        kept = _draw(candidates, max_per_taxon, seed, counts)
-    if not kept:
-        reasons = counts.records_dropped or counts.windows_dropped
-        told = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
-        raise WyrError(f"no window is left of {counts.records_read:,} records ({told or 'none was read'})")
+    with new_directory(output, replace=FILES if replace else ()) as directory, ExitStack() as stack:
+        ncbi = None if taxdump is None else stack.enter_context(NcbiTaxonomy.open(taxdump, cache_dir))
+        lineages = _Lineages(ncbi, options)
+        reader = read_sources(inputs, labels=labels, ranks=None if ncbi else lineages.ranks)
+        stack.callback(reader.close)
+        spool_folder = directory / "spool"
+        spool_folder.mkdir()
+        spool = stack.enter_context(RecordSpool(spool_folder / "records"))
+        files = _read(reader, lineages, spool, counts, options, report)
+        records = spool.finish()
 
-    taxonomy, class_of = _build_taxonomy(kept, ranks, source)
-    seen: dict[str, set[tuple[int, int]]] = {split: set() for split in SPLITS}
-    with DatasetWriter.create(output, taxonomy, window_bp=window_bp) as writer:
-        for candidate in kept:
-            split = _choose_split(candidate.group, seed, validation, test)
-            classes = tuple(class_of[r][taxon] for r, taxon in enumerate(candidate.lineage))
-            seen[split].update(enumerate(classes))
-            writer.write(split, LabelledWindow(*candidate[1:6], classes))
-        counts.windows = dict(writer.sizes)
-        counts.classes = dict(zip(ranks, taxonomy.sizes, strict=True))
-        counts.untrained = {
-            rank: sum((r, c) not in seen["train"] for c in range(taxonomy.sizes[r]))
-            for r, rank in enumerate(ranks)
-        }
-        writer.info = {
-            "seed": seed,
-            "stride": stride,
-            "min_bp": min_bp,
-            "max_per_taxon": max_per_taxon,
-            "validation": validation,
-            "test": test,
-            "split_by": split_by,
-            "drop_unranked": drop_unranked,
-            "inputs": list(inputs),
-            "labels": None if labels is None else str(labels),
-            **counts.as_dict(),
-        }
+        method = _choose_method(records, options)
+        windows = _cut(records, lineages, options)
+        counts.windows_cut = len(windows)
+        long_enough = windows.lengths >= options.min_bp
+        counts.windows_dropped["too short"] += int((~long_enough).sum())
+        windows = windows.take(long_enough)
+        content = examine(records, windows, lambda done: report("examining", done, len(windows)))
+        kept = _choose(records, windows, content, lineages, method == "given", counts, options)
+        windows, content = windows.take(kept), content.take(kept)
+        if not len(windows):
+            reasons = counts.records_dropped or +counts.windows_dropped
+            told = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
+            raise WyrError(
+                f"no window is left of {counts.records_read:,} records ({told or 'none was read'})"
+            )
+
+        taxonomy, class_table = lineages.build_taxonomy(np.unique(records.labels[windows.records]))
+        plan = _Plan(records, windows, content, class_table[records.labels[windows.records]])
+        counts.split = method
+        split = _split(plan, taxonomy, options, counts)
+        _count(plan, split, taxonomy, counts)
+        with DatasetWriter.create(directory, taxonomy, window_bp=options.window_bp, files=files) as writer:
+            taxids = lineages.taxids()[records.labels]
+            _write(writer, plan, split, taxids, lambda done: report("writing", done, len(windows)))
+            writer.info = {
+                "options": asdict(options),
+                "inputs": [asdict(file) for file in reader.files],
+                "labels": None if labels is None else str(labels),
+                **counts.as_dict(),
+            }
+        shutil.rmtree(spool_folder)
     return counts
 
 
-def _check_options(
-    inputs: Sequence[str],
-    ranks: Sequence[str],
-    window_bp: int,
-    stride: int,
-    min_bp: int,
-    max_per_taxon: int | None,
-    validation: float,
-    test: float,
-    seed: int,
-) -> None:
-    if not inputs:
-        raise WyrError("no input file")
-    for path, n in Counter(inputs).items():
-        if n > 1:
-            raise WyrError(f"{printable(path)} is named {n} times")
-    if not ranks or len(set(ranks)) != len(ranks):
-        raise TaxonomyError(f"ranks are '{', '.join(ranks)}'; expected at least one, each once")
-    if window_bp < 1 or stride < 1 or min_bp < 1:
-        raise WyrError("window, stride and shortest window must be at least 1 bp")
-    if min_bp > window_bp:
-        raise WyrError(f"the shortest window ({min_bp} bp) is longer than the window ({window_bp} bp)")
-    if max_per_taxon is not None and max_per_taxon < 1:
-        raise WyrError(f"{max_per_taxon} windows per taxon were asked for; at least 1 is needed")
-    if not (0 <= validation and 0 <= test and validation + test <= 1):
-        # Nothing left for training is fine: a set that only examines a model that exists already.
-        raise WyrError(f"shares of validation ({validation}) and test ({test}) add up to more than 1")
-    if seed < 0:
-        raise WyrError(f"seed is {seed}; it must not be negative")
+# ---------------------------------------------------------------- records
 
 
 class _Lineages:
-    """Lineages by taxid; counts the records that get none by reason."""
+    """Numbers for labels, and the lineage behind each number.
 
-    def __init__(
-        self, ncbi: NcbiTaxonomy, ranks: Sequence[str], drop_unranked: bool, counts: PreparationCounts
-    ) -> None:
-        self._ncbi = ncbi
-        self._ranks = ranks
-        self._drop_unranked = drop_unranked
-        self._counts = counts
-        self._known: dict[int, tuple[str, tuple[Taxon, ...]]] = {}  # (reason or "", lineage)
-        self._merged: set[int] = set()
-
-    def find(self, taxid: int | None) -> tuple[Taxon, ...] | None:
-        if taxid is None:
-            self._counts.records_dropped["without taxid"] += 1
-            return None
-        if taxid not in self._known:
-            self._known[taxid] = self._look_up(taxid)
-        reason, lineage = self._known[taxid]
-        if reason:
-            self._counts.records_dropped[reason] += 1
-            return None
-        self._counts.merged_taxids += taxid in self._merged
-        return lineage
-
-    def _look_up(self, taxid: int) -> tuple[str, tuple[Taxon, ...]]:
-        status = self._ncbi.status(taxid)
-        if status == "merged":
-            self._merged.add(taxid)
-        found = self._ncbi.lineage(taxid, self._ranks)
-        if found is None:
-            return f"with {status} taxid", ()
-        lineage = []
-        for rank, taxon in zip(self._ranks, found, strict=True):
-            if taxon is None and self._drop_unranked:
-                return f"without {rank}", ()
-            lineage.append(taxon or _UNRANKED)
-        return "", tuple(lineage)
-
-
-def _read_windows(
-    inputs: Sequence[str],
-    table: Labels | None,
-    lineages: _Lineages,
-    counts: PreparationCounts,
-    *,
-    window_bp: int,
-    stride: int,
-    min_bp: int,
-    split_by: str,
-) -> Iterator[_Candidate]:
-    """All usable windows, in the order of reading."""
-    base_names = Counter(Path(path).name for path in inputs)
-    repeats: Counter[str] = Counter()
-    seen: set[bytes] = set()
-    number = 0
-    for path in inputs:
-        file = Path(path).name
-        file_group = file if base_names[file] == 1 else path
-        records = read_records([path])
-        for record in records:
-            counts.records_read += 1
-            name = record.id
-            if not name:
-                raise records.error("the record has no name; expected one right after '>' or '@'")
-            repeats[name] += 1
-            taxid = taxid_in_header(record.name) if table is None else table.find(name, file)
-            lineage = lineages.find(taxid)
-            if lineage is None:
-                continue
-            try:
-                sequence = normalise(record.sequence)
-            except ValueError as error:
-                raise records.error(str(error), name) from None
-            if len(sequence) < min_bp:
-                counts.records_dropped["too short"] += 1
-                continue
-            record_group = name if repeats[name] == 1 else f"{name}#{repeats[name]}"
-            n_before = number
-            for start, stop in _tile(len(sequence), window_bp, stride):
-                piece = sequence[start:stop]
-                if len(piece) < min_bp:
-                    counts.windows_dropped["too short"] += 1
-                    continue
-                if 2 * piece.count("N") > len(piece):
-                    counts.windows_dropped["more than half N"] += 1
-                    continue
-                digest = hashlib.blake2b(piece.encode(), digest_size=16).digest()
-                if digest in seen:
-                    counts.windows_dropped["duplicate"] += 1
-                    continue
-                seen.add(digest)
-                group = file_group if split_by == "file" else record_group
-                yield _Candidate(number, name, start, stop, group, piece, lineage)
-                number += 1
-            if number > n_before:
-                counts.records_kept += 1
-            else:
-                counts.records_dropped["without usable window"] += 1
-
-
-def _tile(length: int, window_bp: int, stride: int) -> Iterator[tuple[int, int]]:
-    """Windows from the start on, until one reaches the end.
-
-    >>> list(_tile(10, 4, 3)), list(_tile(3, 4, 4))
-    ([(0, 4), (3, 7), (6, 10)], [(0, 3)])
+    ``ranks``: those of the options, and behind them the rank that ``per_taxon`` balances, if it is not
+    among them.
     """
-    for start in range(0, max(length - window_bp, 0) + stride, stride):
-        if start < length:
-            yield start, min(start + window_bp, length)
+
+    def __init__(self, ncbi: NcbiTaxonomy | None, options: PreparationOptions) -> None:
+        self._ncbi = ncbi
+        self._class_ranks = options.ranks
+        self._keep_unranked = options.keep_unranked
+        balanced = options.per_taxon_rank
+        self.ranks = options.ranks if balanced in options.ranks else (*options.ranks, balanced)
+        self._balanced = self.ranks.index(balanced)
+        self._known: dict[Label, tuple[int, str]] = {}  # number, or -1 and the reason
+        self._lineages: list[tuple[Taxon, ...]] = []
+        self._taxids: list[int] = []
+        self.merged: set[int] = set()  # numbers of labels that are merged taxids
+
+    def find(self, label: Label | None) -> tuple[int, str]:
+        """Number of a label; or -1 and the reason why a record with it is left out."""
+        if label is None:
+            return -1, "without label" if self._ncbi is None else "without taxid"
+        if label not in self._known:
+            self._known[label] = self._look_up(label)
+        return self._known[label]
+
+    def _look_up(self, label: Label) -> tuple[int, str]:
+        found: Sequence[Taxon | None] | None
+        if isinstance(label, int):
+            assert self._ncbi is not None, "taxids are asked for only where there is a taxonomy"
+            taxid, status = self._ncbi.resolve(label)
+            found = self._ncbi.lineage(label, self.ranks)
+            if found is None or taxid is None:
+                return -1, f"with {status} taxid"
+            if status == "merged":
+                self.merged.add(len(self._lineages))
+        else:
+            taxid, found = 0, [Taxon(0, name) if name else None for name in label]
+        for rank, taxon in zip(self._class_ranks, found, strict=False):
+            if taxon is None and not self._keep_unranked:
+                return -1, f"without {rank}"
+        self._lineages.append(tuple(taxon or _UNRANKED for taxon in found))
+        self._taxids.append(taxid)
+        return len(self._lineages) - 1, ""
+
+    def taxids(self) -> NDArray[np.int64]:
+        """int64 (labels,), the taxid in use today of each label; 0 where there is none."""
+        return np.array(self._taxids, dtype=np.int64)
+
+    def number_taxa(self, *, balanced: bool) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Number of each label's taxon, int64 (labels,), and a key for each of these taxa, uint64 (taxa,).
+
+        At the rank that ``per_taxon`` balances, or else at the narrowest rank of the classes.
+        """
+        rank = self._balanced if balanced else len(self._class_ranks) - 1
+        numbers: dict[Taxon, int] = {}
+        of_labels = [numbers.setdefault(lineage[rank], len(numbers)) for lineage in self._lineages]
+        keys = [key_of(f"{taxon.taxid} {taxon.name}") for taxon in numbers]
+        return np.array(of_labels, dtype=np.int64), np.array(keys, dtype=np.uint64)
+
+    def build_taxonomy(self, used: NDArray[np.int32]) -> tuple[Taxonomy, NDArray[np.int32]]:
+        """The taxonomy of the labels in use, taxa sorted by name, and the classes of each label.
+
+        The second is int32 (labels, R), -1 in rows of labels that are not in use.
+        """
+        lineages = [self._lineages[number] for number in used]
+        table = np.full((len(self._lineages), len(self._class_ranks)), -1, dtype=np.int32)
+        names: list[tuple[str, ...]] = []
+        taxids: list[tuple[int, ...]] = []
+        for r in range(len(self._class_ranks)):
+            taxa = {lineage[r] for lineage in lineages}
+            shared = {name for name, n in Counter(taxon.name for taxon in taxa).items() if n > 1}
+            # Two taxa may have one name: Bacillus is a bacterium and a stick insect.
+            named = {t: f"{t.name} ({t.taxid})" if t.name in shared else t.name for t in taxa}
+            ordered = sorted(named, key=named.__getitem__)
+            names.append(tuple(named[taxon] for taxon in ordered))
+            taxids.append(tuple(taxon.taxid for taxon in ordered))
+            number = {taxon: i for i, taxon in enumerate(ordered)}
+            table[used, r] = [number[lineage[r]] for lineage in lineages]
+        source = {} if self._ncbi is None else dict(self._ncbi.source)
+        return Taxonomy(self._class_ranks, tuple(names), tuple(taxids), source), table
 
 
-def _draw(
-    candidates: Iterator[_Candidate], limit: int | None, seed: int, counts: PreparationCounts
-) -> list[_Candidate]:
-    """At most ``limit`` windows of each taxon of the narrowest rank, in the order of reading."""
-    if limit is None:
-        return list(candidates)
-    # Reservoir sampling, with a generator for each taxon: what is drawn of one taxon does not depend on
-    # what else is in the input.
-    kept: dict[Taxon, list[_Candidate]] = {}
-    offered: Counter[Taxon] = Counter()
-    generators: dict[Taxon, np.random.Generator] = {}
-    for candidate in candidates:
-        taxon = candidate.lineage[-1]
-        offered[taxon] += 1
-        reservoir = kept.setdefault(taxon, [])
-        if len(reservoir) < limit:
-            reservoir.append(candidate)
+def _read(
+    reader: SourceReader,
+    lineages: _Lineages,
+    spool: RecordSpool,
+    counts: PreparationCounts,
+    options: PreparationOptions,
+    report: Report,
+) -> list[str]:
+    """Put all usable records into the spool; returns the files that the records' numbers stand for."""
+    files: dict[str, int] = {}
+    next_report = 0
+    for record in reader:
+        counts.records_read += 1
+        if reader.bytes_read >= next_report:
+            report("reading", reader.bytes_read, reader.total_bytes)
+            next_report = reader.bytes_read + _REPORT_BYTES
+        label, reason = lineages.find(record.label)
+        # Even where it is left out for its label, a sequence that is none is an error.
+        try:
+            codes = encode(record.sequence)
+        except ValueError as error:
+            raise reader.error(str(error), record.name) from None
+        if not reason and len(codes) < options.min_bp:
+            reason = "too short" if codes else "without sequence"
+        if reason:
+            counts.records_dropped[reason] += 1
             continue
-        counts.windows_dropped["over the limit per taxon"] += 1
-        if taxon not in generators:
-            generators[taxon] = np.random.default_rng((seed, taxon.taxid))
-        place = int(generators[taxon].integers(offered[taxon]))
-        if place < limit:
-            reservoir[place] = candidate
-    return sorted((c for reservoir in kept.values() for c in reservoir), key=lambda c: c.number)
+        counts.merged_taxids += label in lineages.merged
+        spool.add(
+            record.name,
+            codes,
+            group=_group_of(record, options.group),
+            file=files.setdefault(record.file, len(files)),
+            label=label,
+            split=-1 if record.split is None else SPLITS.index(record.split),
+        )
+    return list(files)
 
 
-def _choose_split(group: str, seed: int, validation: float, test: float) -> str:
-    """A split for a group; the same group always gets the same one."""
-    digest = hashlib.blake2b(f"{seed}\0{group}".encode(), digest_size=8).digest()
-    share = int.from_bytes(digest, "big") / 2**64
-    if share < test:
-        return "test"
-    return "validation" if share < test + validation else "train"
+def _group_of(record: SourceRecord, group: GroupBy) -> str:
+    if group == "file":
+        return record.file
+    if group == "taxid":
+        return str(record.label) if isinstance(record.label, int) else " / ".join(record.label or ())
+    if group == "genome" and record.genome:
+        return record.genome
+    # Nameless rows are called by their number, which tables have in common.
+    return record.name if record.genome else f"{record.file}: {record.name}"
 
 
-def _build_taxonomy(
-    kept: Sequence[_Candidate], ranks: Sequence[str], source: dict[str, str]
-) -> tuple[Taxonomy, list[dict[Taxon, int]]]:
-    """The taxonomy of the windows, taxa sorted by name, and per rank the class of each taxon."""
-    names: list[tuple[str, ...]] = []
-    taxids: list[tuple[int, ...]] = []
-    class_of: list[dict[Taxon, int]] = []
-    for taxa in zip(*{candidate.lineage for candidate in kept}, strict=True):
-        shared = {name for name, n in Counter(taxon.name for taxon in set(taxa)).items() if n > 1}
+# ---------------------------------------------------------------- windows
 
-        # Two taxa may have one name: Bacillus is a bacterium and a stick insect.
-        named = {t: f"{t.name} ({t.taxid})" if t.name in shared else t.name for t in set(taxa)}
-        ordered = sorted(named, key=named.__getitem__)
-        names.append(tuple(named[taxon] for taxon in ordered))
-        taxids.append(tuple(taxon.taxid for taxon in ordered))
-        class_of.append({taxon: i for i, taxon in enumerate(ordered)})
-    return Taxonomy(tuple(ranks), tuple(names), tuple(taxids), dict(source)), class_of
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """The W windows that are kept.  ``classes``: int32 (W, R), class number within each rank."""
+
+    records: Records
+    windows: Windows
+    content: Content
+    classes: NDArray[np.int32]
+
+
+def _cut(records: Records, lineages: _Lineages, options: PreparationOptions) -> Windows:
+    if not options.random:
+        return cut_windows(records, options.window_bp, options.stride)
+    of_labels, keys = lineages.number_taxa(balanced=True)
+    n = math.ceil(_SPARE * options.per_taxon)
+    return draw_windows(records, of_labels[records.labels], keys, n, options.window_bp, options.seed)
+
+
+def _choose(
+    records: Records,
+    windows: Windows,
+    content: Content,
+    lineages: _Lineages,
+    given: bool,
+    counts: PreparationCounts,
+    options: PreparationOptions,
+) -> NDArray[np.int64]:
+    """Numbers of the windows to keep, ascending; the others are counted by reason."""
+    dropped = counts.windows_dropped
+    enough = (content.acgt >= options.min_acgt * windows.lengths) & (content.acgt > 0)
+    dropped["with too few A, C, G, T"] += int((~enough).sum())
+    kept = np.flatnonzero(enough)
+
+    # Equal windows side by side, in the order in which one is preferred to another.  Where the splits are
+    # given, what is in the test split stays there, and training does without it.
+    digests = content.digests[kept]
+    preference = -records.splits[windows.records[kept]] if given else np.zeros(len(kept), np.int8)
+    order = np.lexsort((kept, preference, digests[:, 1], digests[:, 0]))
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = (np.diff(digests[order], axis=0) != 0).any(axis=1)
+    first_of = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
+    taxa = lineages.number_taxa(balanced=False)[0][records.labels[windows.records[kept]]]
+    elsewhere = preference[order] != preference[first_of]
+    of_other = taxa[order] != taxa[first_of]
+    dropped["duplicate in another split"] += int(elsewhere.sum())
+    dropped["duplicate of another taxon"] += int((of_other & ~elsewhere).sum())
+    dropped["duplicate"] += int((~is_first & ~of_other & ~elsewhere).sum())
+    kept = np.sort(kept[order[is_first]])
+
+    if options.per_taxon:
+        taxa = lineages.number_taxa(balanced=True)[0][records.labels[windows.records[kept]]]
+        order = np.lexsort((mix(content.digests[kept, 0], options.seed), taxa))
+        sizes = np.bincount(taxa)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        dropped["over the limit per taxon"] += int((place >= options.per_taxon).sum())
+        kept = np.sort(kept[order[place < options.per_taxon]])
+    return kept
+
+
+# ---------------------------------------------------------------- splits
+
+
+def _choose_method(records: Records, options: PreparationOptions) -> SplitMethod:
+    told = set(np.unique(records.splits).tolist())
+    if options.split == "given" and -1 in told:
+        name = records.names[int(np.argmax(records.splits < 0))].as_py()
+        raise WyrError(
+            f"nothing says which split record '{printable(name)}' belongs to; expected a column 'split', or "
+            "files named train, validation and test"
+        )
+    if options.split != "auto":
+        return options.split
+    if -1 not in told and {TRAIN, TEST} <= told:
+        return "given"
+    return "genome" if len(records) and records.lengths.max() > options.window_bp else "stratified"
+
+
+def _split(
+    plan: _Plan, taxonomy: Taxonomy, options: PreparationOptions, counts: PreparationCounts
+) -> NDArray[np.int8]:
+    """int8 (W,), TRAIN, VALIDATION or TEST."""
+    narrowest = plan.classes[:, -1].astype(np.int64)
+    of_window = plan.windows.records
+    test = options.test
+    if test is None:
+        test = min(0.02 if counts.split == "stratified" else 0.1, 1 - options.validation)
+    if counts.split == "given":
+        counts.unit = "window"
+        split = plan.records.splits[of_window].copy()
+        if not (split == VALIDATION).any() and options.validation:
+            # The published sets have no validation part: it is taken from training.
+            train = np.flatnonzero(split == TRAIN)
+            keys = plan.content.digests[train, 0]
+            split[train] = draw_split(narrowest[train], keys, options.validation, 0, options.seed)
+        counts.units = _per_split(split)
+        return split
+    if counts.split == "stratified":
+        counts.unit = "window"
+        unit_of, classes, keys = np.arange(len(narrowest)), narrowest, plan.content.digests[:, 0]
+    elif counts.split == "genome":
+        counts.unit = options.group
+        keys, unit_of = np.unique(plan.records.group_keys[of_window], return_inverse=True)
+        classes = _most_frequent(unit_of, narrowest)
+    else:
+        counts.unit = options.ranks[-1]
+        present, unit_of = np.unique(narrowest, return_inverse=True)
+        wider = plan.classes[:, -2] if plan.classes.shape[1] > 1 else np.zeros(len(narrowest), np.int32)
+        classes = _most_frequent(unit_of, wider.astype(np.int64))
+        keys = np.array([key_of(taxonomy.taxa[-1][taxon]) for taxon in present], dtype=np.uint64)
+    drawn = draw_split(classes, keys, options.validation, test, options.seed)
+    counts.units = _per_split(drawn)
+    counts.undivided = int((np.bincount(classes) == 1).sum())
+    return drawn[unit_of]
+
+
+def _most_frequent(units: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The class that most windows of each unit have, int64 (units,); of several, the first."""
+    pairs, n = np.unique(np.stack([units, classes], axis=1), axis=0, return_counts=True)
+    order = np.lexsort((pairs[:, 1], -n, pairs[:, 0]))
+    _, first = np.unique(pairs[order, 0], return_index=True)
+    found: NDArray[np.int64] = pairs[order][first, 1]
+    return found
+
+
+def _per_split(split: NDArray[np.int8]) -> dict[str, int]:
+    return dict(zip(SPLITS, np.bincount(split, minlength=len(SPLITS)).tolist(), strict=True))
+
+
+def _count(plan: _Plan, split: NDArray[np.int8], taxonomy: Taxonomy, counts: PreparationCounts) -> None:
+    kept = np.unique(plan.windows.records)
+    counts.records_kept = len(kept)
+    if lost := len(plan.records) - len(kept):
+        counts.records_dropped["without a window that was kept"] += lost
+    counts.windows_dropped = +counts.windows_dropped  # without the zeros
+    counts.windows = _per_split(split)
+    sums = np.bincount(split, weights=plan.windows.lengths, minlength=len(SPLITS)).astype(int)
+    counts.bases = dict(zip(SPLITS, sums.tolist(), strict=True))
+    counts.classes = dict(zip(taxonomy.ranks, taxonomy.sizes, strict=True))
+    trained = plan.classes[split == TRAIN]
+    counts.untrained = {
+        rank: taxonomy.sizes[r] - len(np.unique(trained[:, r])) for r, rank in enumerate(taxonomy.ranks)
+    }
+
+
+# ---------------------------------------------------------------- dataset
+
+
+def _write(
+    writer: DatasetWriter,
+    plan: _Plan,
+    split: NDArray[np.int8],
+    taxids: NDArray[np.int64],
+    report: Callable[[int], None],
+) -> None:
+    """Give the windows to the writer, in the order of the input; ``taxids`` are the records'."""
+    records, windows, content = plan.records, plan.windows, plan.content
+    with_gaps = content.acgt < windows.lengths
+    for block in read_blocks(records, windows):
+        of_split = split[block.first : block.last]
+        for number, name in enumerate(SPLITS):
+            in_block = np.flatnonzero(of_split == number)
+            rows = block.first + in_block
+            of = windows.records[rows]
+            packed, gaps = block.pack(in_block, with_gaps[rows])
+            writer.write(
+                name,
+                WindowBlock(
+                    names=records.names.take(of),
+                    starts=windows.starts[rows] - records.starts[of],
+                    files=records.files[of],
+                    groups=records.groups.take(of),
+                    taxids=taxids[of],
+                    classes=plan.classes[rows],
+                    gc=(content.gc[rows] / content.acgt[rows]).astype(np.float32),
+                    lengths=windows.lengths[rows],
+                    packed=packed,
+                    gaps=gaps,
+                ),
+            )
+        report(block.last)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Windows(Protocol):
     """Labelled windows, as ``dataset.LabelledWindows`` gives them."""
 
     @property
-    def labels(self) -> NDArray[np.int64]:
+    def labels(self) -> NDArray[np.integer[Any]]:
         """Class within each rank, (N, R)."""
 
     @property
@@ -100,7 +100,7 @@ def draw_batches(
                 sequences = [
                     s[::-1].translate(_COMPLEMENT) if t else s for s, t in zip(sequences, turn, strict=True)
                 ]
-            yield tokenizer.batch(sequences), torch.from_numpy(windows.labels[chosen])
+            yield tokenizer.batch(sequences), torch.from_numpy(windows.labels[chosen].astype(np.int64))
 
 
 def fit(

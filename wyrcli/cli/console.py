@@ -14,7 +14,7 @@ from wyrcli.errors import printable
 if TYPE_CHECKING:
     from wyrcli.training import Progress as TrainingProgress
 
-__all__ = ["Advance", "complain", "progress", "say", "training_reporter", "warn"]
+__all__ = ["Advance", "ReportStage", "complain", "progress", "say", "stages", "training_reporter", "warn"]
 
 
 def say(message: str, quiet: bool = False) -> None:
@@ -46,13 +46,21 @@ def progress(label: str, total: int | None = None, *, quiet: bool = False) -> It
         yield lambda amount=1, note="": None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = [
         TextColumn("wyr: {task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     ]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -62,6 +70,47 @@ def progress(label: str, total: int | None = None, *, quiet: bool = False) -> It
             bar.update(task, advance=amount, note=note)
 
         yield advance
+
+
+class ReportStage(Protocol):
+    """Tells how far a stage of the work is; ``total`` is None where nobody knows."""
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None: ...
+
+
+@contextmanager
+def stages(*, quiet: bool = False) -> Iterator[ReportStage]:
+    """A progress bar for each stage of a piece of work, only where stderr is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskID,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = [
+        TextColumn("wyr: {task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield report
 
 
 def training_reporter(advance: Advance, total_steps: int, quiet: bool) -> Callable[[TrainingProgress], None]:
