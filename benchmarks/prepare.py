@@ -249,7 +249,7 @@ def measure(command: list[str], output: Path, cache: Path) -> Measured:
     if done.returncode:
         raise SystemExit(done.stderr)
     seconds, peak_kb = done.stdout.split()
-    windows = sum(pq.read_metadata(output / f"{split}.parquet").num_rows for split in SPLITS)
+    windows = sum(pq.read_table(output / f"{split}.parquet", columns=["start"]).num_rows for split in SPLITS)
     return Measured(float(seconds), float(peak_kb) / 1000, windows)
 
 

@@ -111,7 +111,7 @@ def test_command_line_starts_without_torch() -> None:
 
 
 FLOORS = (
-    ("__init__", "errors", "taxonomy", "explanation", "metrics"),
+    ("__init__", "errors", "taxonomy", "explanation", "metrics", "prefetching"),
     (
         *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels", "sources"),
         *("packing", "splitting", "windowing", "dataset", "preparation", "inspection"),

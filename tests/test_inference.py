@@ -21,11 +21,11 @@ from wyrcli.inference import (
     explain,
     infer,
     pool_windows,
-    prefetch,
     restore_order,
     tokenize_pools,
     unpack,
 )
+from wyrcli.prefetching import prefetch
 
 CPU = torch.device("cpu")
 

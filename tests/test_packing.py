@@ -16,7 +16,7 @@ from wyrcli.packing import (
     PackedBases,
     PackedSequences,
     PackedWriter,
-    Shifted,
+    cut,
     pack,
     packed_size,
 )
@@ -75,11 +75,11 @@ def test_cut_anywhere_is_as_packed_alone(text: str, one: int, other: int) -> Non
     start, stop = sorted((one % (len(text) + 1), other % (len(text) + 1)))
     packed = pack(np.frombuffer(encode(text), np.uint8)).tobytes()
     own = pack(np.frombuffer(encode(text[start:stop]), np.uint8)).tobytes()
-    assert Shifted(packed).cut(start, stop - start) == own
+    assert cut(packed, start, stop - start) == own
     # The same from the other strand.
     turned = text.translate(str.maketrans("ACGT", "TGCA"))[::-1]
     end = 4 * len(packed)
-    back = Shifted(packed.translate(REVERSE_COMPLEMENT)[::-1]).cut(end - stop, stop - start)
+    back = cut(packed.translate(REVERSE_COMPLEMENT)[::-1], end - stop, stop - start)
     expected = turned[len(text) - stop : len(text) - start]
     assert back == pack(np.frombuffer(encode(expected), np.uint8)).tobytes()
 

@@ -375,12 +375,19 @@ class WindowBlock(NamedTuple):
         """The sequences as an Arrow array of strings."""
         import pyarrow as pa
 
-        text = unpack(np.frombuffer(self.packed, dtype=np.uint8))
+        letters = unpack(np.frombuffer(self.packed, dtype=np.uint8))
         for start, stop in self.gaps.tolist():
-            text[start:stop] = ord("N")
-        if (self.lengths % 4).any():  # what lies between the sequences is no part of them
-            sizes = np.stack([self.lengths, 4 * packed_size(self.lengths) - self.lengths], axis=1).ravel()
-            text = text[np.repeat(np.arange(len(sizes)) % 2 == 0, sizes)]
+            letters[start:stop] = ord("N")
+        # What lies between two sequences is no part of them: left out, run by run, as it is rare.
+        padded = np.flatnonzero(self.lengths % 4)
+        following = 4 * np.cumsum(packed_size(self.lengths.astype(np.int64)))[padded]
+        runs, start = [], 0
+        for stop, after in zip(
+            (following + (self.lengths[padded] % 4) - 4).tolist(), following.tolist(), strict=True
+        ):
+            runs.append(letters[start:stop])
+            start = after
+        text = letters if not runs else np.concatenate([*runs, letters[start:]])
         offsets = np.zeros(len(self.lengths) + 1, np.int64)
         np.cumsum(self.lengths, out=offsets[1:])
         return pa.LargeStringArray.from_buffers(len(self.lengths), pa.py_buffer(offsets), pa.py_buffer(text))

@@ -28,7 +28,8 @@ __all__ = [
     "PackedBases",
     "PackedSequences",
     "PackedWriter",
-    "Shifted",
+    "cut",
+    "pack",
     "packed_size",
     "unpack",
 ]
@@ -66,27 +67,13 @@ def unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return letters
 
 
-class Shifted:
-    """Sequences cut out of packed bytes at any base, packed anew."""
-
-    def __init__(self, packed: bytes) -> None:
-        self._by_shift = [packed, b"", b"", b""]
-
-    def cut(self, start: int, size: int) -> bytes:
-        """``size`` bases from base ``start`` on, in ``packed_size(size)`` bytes; what is behind is 0."""
-        shifted = self._by_shift[start % 4] or self._shift(start % 4)
-        piece = shifted[start // 4 : start // 4 + (size + 3) // 4]
-        if size % 4:
-            return piece[:-1] + bytes([piece[-1] & (1 << 2 * (size % 4)) - 1])
-        return piece
-
-    def _shift(self, bases: int) -> bytes:
-        """All bytes as they are if the text begins so many bases later."""
-        data = np.frombuffer(self._by_shift[0], dtype=np.uint8)
-        following = np.append(data[1:], np.uint8(0))
-        shifted = (data >> 2 * bases | following << 8 - 2 * bases).tobytes()
-        self._by_shift[bases] = shifted
-        return shifted
+def cut(packed: bytes, start: int, size: int) -> bytes:
+    """Bases [start, start + size) of packed ones, in ``packed_size(size)`` bytes filled up with 0."""
+    first = start // 4
+    if start % 4 == 0 == size % 4:
+        return packed[first : first + size // 4]
+    bits = int.from_bytes(packed[first : (start + size + 3) // 4], "little") >> 2 * (start % 4)
+    return (bits & (1 << 2 * size) - 1).to_bytes((size + 3) // 4, "little")
 
 
 class ArrayWriter:
@@ -161,8 +148,10 @@ class PackedWriter:
         """Add one sequence, in the codes of :func:`wyrcli.sequences.encode`: 0 to 3, and 4 for N."""
         array = np.frombuffer(codes, dtype=np.uint8)
         if _N in codes:
-            edges = np.flatnonzero(np.diff(array == _N, prepend=False, append=False))
-            self._gaps.append(edges.reshape(-1, 2) + self.n)
+            places = np.flatnonzero(array == _N)
+            first = np.flatnonzero(np.diff(places, prepend=-2) > 1)  # of each run
+            last = np.append(first[1:], len(places)) - 1
+            self._gaps.append(np.stack([places[first], places[last] + 1], axis=1) + self.n)
             array = (array & 3).astype(np.uint8)
         self._bases.append(pack(array))
 

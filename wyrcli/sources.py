@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
@@ -37,6 +37,7 @@ from wyrcli.labels import (
     read_labels,
     taxid_in_header,
 )
+from wyrcli.prefetching import prefetch
 from wyrcli.sequences import DamagedError, RecordReader, decompress, describe_content, open_binary
 from wyrcli.tables import Table, open_table
 
@@ -44,6 +45,7 @@ __all__ = ["SourceFile", "SourceReader", "SourceRecord", "read_sources"]
 
 _LARGE_LABELS_BYTES = 64 * 1024**2  # on disk; tables up to this size are kept as a whole
 _BUFFER_BYTES = 128 * 1024
+_PIECES_AHEAD = 4  # of at most 1 MB
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LONGEST_MAGIC = 6
 
@@ -518,10 +520,13 @@ class SourceReader(Iterator[SourceRecord]):
             head, pieces = _peek(pieces)
             place = self._place(item)
             if not watched.start.startswith((*_ZIP_MAGIC, _PARQUET_MAGIC)):
-                kind = yield from self._read_text(place, head, pieces)
-                # Parsers read to the end, but documentation was only looked into: the hash is of the whole.
-                for _ in pieces:
-                    pass
+                # Decompression and checksums let other threads run.
+                with closing(prefetch(pieces, _PIECES_AHEAD)) as ahead:
+                    kind = yield from self._read_text(place, head, ahead)
+                    # Parsers read to the end, but documentation was only looked into: the hash is of the
+                    # whole.
+                    for _ in ahead:
+                        pass
                 about = watched.about(path, kind, self._n_records - records_before)
             elif not raw.seekable() or path == "-":
                 what = "a Parquet file" if head.startswith(_PARQUET_MAGIC) else "a zip archive"

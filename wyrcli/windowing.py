@@ -13,6 +13,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wyrcli.packing import REVERSE_COMPLEMENT, PackedBases, PackedWriter, Shifted
+from wyrcli.packing import REVERSE_COMPLEMENT, PackedBases, PackedWriter, cut
 from wyrcli.splitting import key_of, mix
 
 if TYPE_CHECKING:
@@ -226,17 +227,17 @@ class Block:
         self._sizes = windows.lengths[first:last]
         origin = int(self._starts[0]) // 4 * 4
         self._packed = self._bases.packed(origin, int((self._starts + self._sizes).max())).tobytes()
-        self._forward = Shifted(self._packed)
         self.places: list[tuple[int, int]] = list(
             zip((self._starts - origin).tolist(), self._sizes.tolist(), strict=True)
         )
 
     def strands(self) -> Iterator[tuple[bytes, bytes]]:
         """Each window and its reverse complement, packed."""
-        backward = Shifted(self._packed.translate(REVERSE_COMPLEMENT)[::-1])
-        end = 4 * len(self._packed)
+        packed = self._packed
+        turned = packed.translate(REVERSE_COMPLEMENT)[::-1]
+        end = 4 * len(packed)
         for start, size in self.places:
-            yield self._forward.cut(start, size), backward.cut(end - start - size, size)
+            yield cut(packed, start, size), cut(turned, end - start - size, size)
 
     def text(self, i: int) -> bytes:
         """The letters of window ``first + i``."""
@@ -248,7 +249,7 @@ class Block:
 
         ``with_gaps``: bool (len(rows),), which of them have an N.
         """
-        pieces = [self._forward.cut(*self.places[i]) for i in rows.tolist()]
+        pieces = [cut(self._packed, *self.places[i]) for i in rows.tolist()]
         before = 4 * (np.cumsum([0, *map(len, pieces)]))
         gaps = [np.empty((0, 2), np.int64)]
         for row, place in zip(rows[with_gaps].tolist(), before[:-1][with_gaps].tolist(), strict=True):
@@ -284,28 +285,34 @@ class Content:
         return Content(self.digests[chosen], self.acgt[chosen], self.gc[chosen])
 
 
+@lru_cache
+def _low_bits(n_bytes: int) -> int:
+    """A number with the lower bit of each base set."""
+    return int.from_bytes(b"\x55" * n_bytes, "little")
+
+
 def examine(records: Records, windows: Windows, report: Callable[[int], None]) -> Content:
     """Read every window once; ``report`` is told how many have been read."""
     n_count = records.bases.count_n(windows.starts, windows.starts + windows.lengths).astype(np.int32)
     digests = bytearray()
     gc = array("i")
-    low_bits: dict[int, int] = {}
+    blake2b, from_bytes = hashlib.blake2b, int.from_bytes
     for block in read_blocks(records, windows):
         gaps = n_count[block.first : block.last].tolist()
         for i, (forward, reverse) in enumerate(block.strands()):
             if gaps[i]:
                 # Packed, an N looks like an A; and letters are never equal to packed bases.
                 text = block.text(i)
-                forward_key, reverse_key = b"N" + text, b"N" + text.translate(_COMPLEMENT)[::-1]
+                strand = b"N" + min(text, text.translate(_COMPLEMENT)[::-1])
             else:
-                forward_key, reverse_key = forward, reverse
-            size = block.places[i][1].to_bytes(4, "little")  # A and AA are the same byte
-            digests += hashlib.blake2b(min(forward_key, reverse_key) + size, digest_size=16).digest()
+                strand = forward if forward < reverse else reverse
+            size = block.places[i][1]
+            if size % 4:
+                strand += bytes([size % 4])  # A and AA are the same byte
+            digests += blake2b(strand, digest_size=16).digest()
             # Of the two bits of a base, one is set in C (01) and G (10), and none or both in A and T.
-            bits = int.from_bytes(forward, "little")
-            if len(forward) not in low_bits:
-                low_bits[len(forward)] = int.from_bytes(b"\x55" * len(forward), "little")
-            gc.append(((bits ^ bits >> 1) & low_bits[len(forward)]).bit_count())
+            bits = from_bytes(forward, "little")
+            gc.append(((bits ^ bits >> 1) & _low_bits(len(forward))).bit_count())
         report(block.last)
     pairs = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
     return Content(pairs, windows.lengths - n_count, np.frombuffer(gc, np.int32))
