@@ -59,7 +59,7 @@ FILES = ("dataset.json", "taxonomy.json", *(f"{s}.{end}" for s in SPLITS for end
 
 _PLACES = {"name": "large_string", "start": "int64", "stop": "int64"}  # columns and their Arrow types
 _OTHER_COLUMNS = ("file", "group", "taxid", "gc", "sequence")
-_PART_BP = 16_000_000  # of a Parquet file: what is compressed, and later read, at once
+_PART_BP = 8_000_000  # of a Parquet file: what is compressed, and later read, at once
 
 
 class StringColumn(Sequence[str]):
@@ -427,7 +427,7 @@ class DatasetWriter:
         n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._pool = stack.enter_context(ThreadPoolExecutor(n_threads))
         self._writing: deque[Future[None]] = deque()
-        self._most_writing = n_threads + 1
+        self._most_writing = n_threads
         self._splits = {
             split: _SplitWriter(directory / split, len(taxonomy.ranks), stack) for split in SPLITS
         }

@@ -39,7 +39,7 @@ __all__ = [
     "read_blocks",
 ]
 
-_BLOCK_BP = 4_000_000  # read at once
+_BLOCK_BP = 2_000_000  # read at once
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 
 
