@@ -145,7 +145,12 @@ def test_more_rows_than_one_row_group(tmp_path: Path) -> None:
     assert train.names[4095:4098] == ["r4095", "r4096", "r4097"]
     assert train.labels.tolist() == [list(row.classes) for row in rows]
     parts = sorted((tmp_path / "many/train.parquet").iterdir())
-    assert [part.name for part in parts] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "part-00003.parquet"]
+    assert [part.name for part in parts] == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+        "part-00002.parquet",
+        "part-00003.parquet",
+    ]
     assert pd.read_parquet(tmp_path / "many/train.parquet")["name"].tolist() == [row.name for row in rows]
 
 
