@@ -113,7 +113,8 @@ def test_command_line_starts_without_torch() -> None:
 FLOORS = (
     ("__init__", "errors", "taxonomy", "explanation", "metrics", "prefetching"),
     (
-        *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels", "sources"),
+        *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
+        *("streams", "genbank", "bertax", "sources"),
         *("packing", "splitting", "windowing", "dataset", "preparation", "inspection"),
     ),
     ("model",),

@@ -25,14 +25,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wyrcli import __version__
 from wyrcli.errors import InputError, TaxonomyError, WyrError
-from wyrcli.packing import ArrayWriter, PackedBases, PackedSequences, PackedWriter, packed_size, unpack
+from wyrcli.packing import (
+    ArrayWriter,
+    LazyStrings,
+    PackedBases,
+    PackedSequences,
+    PackedWriter,
+    packed_size,
+    unpack,
+)
 from wyrcli.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -62,8 +70,8 @@ _OTHER_COLUMNS = ("file", "group", "taxid", "gc", "sequence")
 _PART_BP = 8_000_000  # of a Parquet file: what is compressed, and later read, at once
 
 
-class StringColumn(Sequence[str]):
-    """Many strings in two buffers; a str is made only when it is asked for.
+class StringColumn(LazyStrings):
+    """Many strings in two buffers.
 
     ``data``: uint8, the UTF-8 bytes of all strings; string i is ``data[offsets[i]:offsets[i + 1]]``.
     """
@@ -80,20 +88,11 @@ class StringColumn(Sequence[str]):
         """int64 (N,), number of bytes of each string."""
         return np.diff(self.offsets)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = index + len(self) if index < 0 else index
-        if not 0 <= i < len(self):
-            raise IndexError(f"string {index} of {len(self)}")
+    def _at(self, i: int) -> str:
         return str(self.data[self.offsets[i] : self.offsets[i + 1]].tobytes(), "utf-8")
 
 
-class _Selection(Sequence[str]):
+class _Selection(LazyStrings):
     """Some strings of a sequence, in the order of ``rows``; nothing is copied."""
 
     def __init__(self, whole: Sequence[str], rows: NDArray[np.int64]) -> None:
@@ -103,14 +102,8 @@ class _Selection(Sequence[str]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self._whole[int(i)] for i in self._rows[index]]
-        return self._whole[int(self._rows[index])]
+    def _at(self, i: int) -> str:
+        return self._whole[int(self._rows[i])]
 
 
 class _Places(NamedTuple):

@@ -1,4 +1,4 @@
-"""What tables and header lines say of a record: its taxid or taxa, its genome, its split.
+"""What tables, header lines and names say of a record: its taxid or taxa, its genome, its split.
 
 One row speaks of one record, known by its name, or of all records of one file, known by its base name or
 by the assembly accession with which that starts.
@@ -25,8 +25,10 @@ __all__ = [
     "Label",
     "Labels",
     "find_columns",
+    "genome_in_name",
     "parse_entry",
     "read_labels",
+    "split_in_name",
     "taxid_in_header",
 ]
 
@@ -58,6 +60,8 @@ _NO_TAXON = frozenset({"", "unknown", "na", "n/a", "nan", "none", "null"})
 _TAXID = re.compile(r"[0-9]{1,18}")
 _KRAKEN = re.compile(r"(?:^|[|\s])kraken:taxid\|([0-9]{1,18})(?=\||\s|$)")
 _BERTAX = re.compile(r"([0-9]{1,18})\s+[0-9]+")
+_KRAKEN_PART = re.compile(r"\|?kraken:taxid\|[0-9]+\|?")
+_WGS_CONTIG = re.compile(r"((?:NZ_)?(?:[A-Z]{4}|[A-Z]{6})[0-9]{2})[0-9]{6,}(?:\.[0-9]+)?")
 _VERSION = re.compile(r"\.[0-9]+\Z")
 _ASSEMBLY_ACCESSION = re.compile(r"GC[AF]_[0-9]+\.[0-9]+")
 
@@ -334,3 +338,24 @@ def taxid_in_header(header: str) -> int | None:
     """
     match = _KRAKEN.search(header) or _BERTAX.fullmatch(header.strip())
     return int(match[1]) if match else None
+
+
+def split_in_name(base: str) -> str | None:
+    """The split that a file's name tells: one of its words does, and no other tells another.
+
+    >>> split_in_name("bertax_test.tsv"), split_in_name("latest.fa"), split_in_name("train_test.csv")
+    ('test', None, None)
+    """
+    words = re.split(r"[_.-]", base.lower())
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def genome_in_name(name: str) -> str:
+    """What a record named so is a part of: of its WGS project, or of nothing but itself.
+
+    >>> genome_in_name("NZ_ABCD01000012.1|kraken:taxid|562"), genome_in_name("NC_000913.3")
+    ('NZ_ABCD01', 'NC_000913.3')
+    """
+    match = _WGS_CONTIG.fullmatch(_KRAKEN_PART.sub("", name))
+    return match[1] if match else name

@@ -14,6 +14,7 @@ operating system keeps of the file in memory.
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 __all__ = [
     "REVERSE_COMPLEMENT",
     "ArrayWriter",
+    "LazyStrings",
     "PackedBases",
     "PackedSequences",
     "PackedWriter",
@@ -271,11 +273,35 @@ class PackedBases:
             self._packed.close()
 
 
-class PackedSequences(Sequence[str]):
-    """N sequences of a packed text; a str is made only when it is asked for.
+class LazyStrings(Sequence[str]):
+    """Strings of which each is made only when it is asked for, by ``_at``."""
+
+    _noun = "string"  # for errors
+
+    @abstractmethod
+    def _at(self, i: int) -> str:
+        """String i, 0 <= i < N."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._at(i) for i in range(*index.indices(len(self)))]
+        i = index + len(self) if index < 0 else index
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self._noun} {index} of {len(self)}")
+        return self._at(i)
+
+
+class PackedSequences(LazyStrings):
+    """N sequences of a packed text.
 
     ``offsets``: int64 (N,), the byte with which each sequence begins.  ``lengths``: int32 (N,), in bases.
     """
+
+    _noun = "sequence"
 
     def __init__(self, bases: PackedBases, offsets: NDArray[np.int64], lengths: NDArray[np.int32]) -> None:
         self._bases = bases
@@ -285,15 +311,6 @@ class PackedSequences(Sequence[str]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = index + len(self) if index < 0 else index
-        if not 0 <= i < len(self):
-            raise IndexError(f"sequence {index} of {len(self)}")
+    def _at(self, i: int) -> str:
         start = 4 * int(self.offsets[i])
         return self._bases.text(start, start + int(self.lengths[i])).decode("ascii")

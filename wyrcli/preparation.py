@@ -29,7 +29,7 @@ from wyrcli.ncbi import NcbiTaxonomy, Taxon
 from wyrcli.outputs import new_directory
 from wyrcli.sequences import encode
 from wyrcli.sources import SourceReader, SourceRecord, read_sources
-from wyrcli.splitting import TEST, TRAIN, VALIDATION, draw_split, key_of, mix
+from wyrcli.splitting import TEST, TRAIN, VALIDATION, draw_split, key_of, mix, places_within
 from wyrcli.taxonomy import Taxonomy, canonical_rank
 from wyrcli.windowing import (
     Content,
@@ -211,7 +211,7 @@ def prepare(
     replace: a dataset that is in ``output`` is replaced.
 
     Windows with too little of A, C, G and T are left out, and windows equal to an earlier one or to its
-    reverse complement.  Sequences wait in a temporary folder beside ``output``, at a quarter of a byte per
+    reverse complement.  Sequences wait in the unfinished dataset's own folder, at a quarter of a byte per
     base; memory grows by some 80 bytes per window, 100 per record, and with the longest record.
 
     Raises
@@ -457,8 +457,7 @@ def _choose(
     if options.per_taxon:
         taxa = lineages.number_taxa(balanced=True)[0][records.labels[windows.records[kept]]]
         order = np.lexsort((mix(content.digests[kept, 0], options.seed), taxa))
-        sizes = np.bincount(taxa)
-        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        place = places_within(np.bincount(taxa))
         dropped["over the limit per taxon"] += int((place >= options.per_taxon).sum())
         kept = np.sort(kept[order[place < options.per_taxon]])
     return kept

@@ -11,55 +11,49 @@ from __future__ import annotations
 
 import hashlib
 import io
-import lzma
 import os
 import re
 import stat
-import warnings
 import zipfile
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO, cast
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
+from wyrcli.bertax import find_companion, is_companion, read_fragments, read_taxids, without_companions
 from wyrcli.errors import InputError, printable
+from wyrcli.genbank import read_genbank
 from wyrcli.labels import (
-    SPLIT_NAMES,
     Columns,
     Entry,
     Label,
     find_columns,
+    genome_in_name,
     parse_entry,
     read_labels,
+    split_in_name,
     taxid_in_header,
 )
 from wyrcli.prefetching import prefetch
 from wyrcli.sequences import DamagedError, RecordReader, decompress, describe_content, open_binary
+from wyrcli.streams import BUFFER_BYTES, COMPRESSED, Stream, Watched, ZipMember, peek, zip_errors
 from wyrcli.tables import Table, open_table
 
 __all__ = ["SourceFile", "SourceReader", "SourceRecord", "read_sources"]
 
 _LARGE_LABELS_BYTES = 64 * 1024**2  # on disk; tables up to this size are kept as a whole
-_BUFFER_BYTES = 128 * 1024
 _PIECES_AHEAD = 4  # of at most 1 MB
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_LONGEST_MAGIC = 6
 
-_COMPRESSED = r"(?:\.(?:gz|bgz|bz2|xz|zst))?"
-_COMPRESSED_ENDINGS = ("", ".gz", ".bgz", ".bz2", ".xz", ".zst")
 _SEQUENCE_FILE = re.compile(
-    r".*\.(?:fa|fna|fasta|ffn|fas|fq|fastq|gb|gbk|gbff|genbank|json|tsv|csv|parquet|zip)" + _COMPRESSED, re.I
+    r".*\.(?:fa|fna|fasta|ffn|fas|fq|fastq|gb|gbk|gbff|genbank|json|tsv|csv|parquet|zip)" + COMPRESSED, re.I
 )
-_FRAGMENTS = re.compile(r"(.*)_fragments\.json" + _COMPRESSED, re.S)
-_COMPANION = re.compile(r"(.*)_species_picked\.txt" + _COMPRESSED, re.S)
 # What lies beside sequences in archives, and in the packages of NCBI datasets.
 _DOCUMENTATION = re.compile(
     r"(?:readme|license|licence|citation|changelog)(?:\..*)?|dataset_catalog\.json"
-    rf"|.*\.(?:md|txt|rst|jsonl|html|pdf|md5|sha256){_COMPRESSED}",
+    rf"|.*\.(?:md|txt|rst|jsonl|html|pdf|md5|sha256){COMPRESSED}",
     re.I,
 )
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
@@ -70,9 +64,6 @@ _EXPECTED = (
     "a column of sequences or of files, or a zip archive of these"
 )
 
-_JSON_KINDS = {"start_map": "an object", "start_array": "a list", "null": "null"}
-_KRAKEN_PART = re.compile(r"\|?kraken:taxid\|[0-9]+\|?")
-_WGS_CONTIG = re.compile(r"((?:NZ_)?(?:[A-Z]{4}|[A-Z]{6})[0-9]{2})[0-9]{6,}(?:\.[0-9]+)?")
 _NOT_TOLD = Entry(None, None, None)
 
 
@@ -114,117 +105,6 @@ class SourceFile:
     records: int
 
 
-# ---------------------------------------------------------------- streams
-
-
-class _Watched:
-    """A file on disk or a pipe that counts and hashes what is read of it.
-
-    ``start``: its first bytes, once they were read.
-    """
-
-    def __init__(self, raw: BinaryIO, on_read: Callable[[int], None] = lambda n: None) -> None:
-        self._raw = cast(io.BufferedReader, raw)
-        self._on_read = on_read
-        self._digest = hashlib.sha256()
-        self._size = 0
-        self.start = b""
-
-    def read(self, size: int) -> bytes:
-        return self._note(self._raw.read(size))
-
-    def read1(self, size: int) -> bytes:
-        return self._note(self._raw.read1(size))
-
-    def _note(self, data: bytes) -> bytes:
-        self.start = self.start or data
-        self._digest.update(data)
-        self._size += len(data)
-        self._on_read(len(data))
-        return data
-
-    def about(self, path: str, kind: str, records: int) -> SourceFile:
-        return SourceFile(path, kind, self._size, self._digest.hexdigest(), records)
-
-
-class _Member:
-    """A member of a zip archive whose failures are DamagedErrors."""
-
-    def __init__(self, raw: BinaryIO, on_read: Callable[[], None] = lambda: None) -> None:
-        self._raw = cast(io.BufferedReader, raw)
-        self._on_read = on_read
-
-    def read(self, size: int) -> bytes:
-        with _zip_errors():
-            data = self._raw.read(size)
-        self._on_read()
-        return data
-
-    def read1(self, size: int) -> bytes:
-        with _zip_errors():
-            data = self._raw.read1(size)
-        self._on_read()
-        return data
-
-
-@contextmanager
-def _zip_errors() -> Iterator[None]:
-    """zipfile lets through what its decompressors raise; all of it becomes DamagedError."""
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
-        raise DamagedError(f"the zip archive is damaged or cut off: {error}") from None
-    except (NotImplementedError, RuntimeError) as error:
-        raise DamagedError(f"the zip archive cannot be unpacked here: {error}") from None
-    except OSError as error:
-        if error.errno is not None:  # of the disk, not of bz2
-            raise
-        raise DamagedError(f"the zip archive is damaged: {error}") from None
-
-
-class _Stream(io.RawIOBase):
-    """Pieces as a file; ``damaged``: it ended in a DamagedError."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        super().__init__()
-        self._pieces = pieces
-        self._ready = memoryview(b"")
-        self.damaged = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        while not self._ready:
-            try:
-                piece = next(self._pieces, None)
-            except DamagedError:
-                self.damaged = True
-                raise
-            if piece is None:
-                return 0
-            self._ready = memoryview(piece)
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
-
-
-def _buffered(pieces: Iterator[bytes]) -> io.BufferedReader:
-    return io.BufferedReader(_Stream(pieces), _BUFFER_BYTES)
-
-
-def _peek(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes, enough to tell a format by, and all pieces; without a byte order mark."""
-    head = b""
-    for piece in pieces:
-        head += piece
-        if len(head.removeprefix(_BYTE_ORDER_MARK).lstrip()) >= _LONGEST_MAGIC:
-            break
-    head = head.removeprefix(_BYTE_ORDER_MARK)
-    return head, chain([head], pieces)
-
-
 # ---------------------------------------------------------------- paths
 
 
@@ -263,7 +143,7 @@ def _expand(paths: Iterable[str], labels: Path | None) -> list[_Input]:
             inputs.append(_Input(path))
             continue
         found = [name for name in _walk(path) if os.path.realpath(name) != table]
-        files = [name for name in found if _SEQUENCE_FILE.fullmatch(name) or _COMPANION.fullmatch(name)]
+        files = [name for name in found if _SEQUENCE_FILE.fullmatch(name) or is_companion(name)]
         if not files:
             message = (
                 "found no file of sequences in this folder; expected names such as a.fna, b.gb.gz, c.tsv"
@@ -296,125 +176,6 @@ def _is_hidden(path: str) -> bool:
     return any(part == "__MACOSX" or (part.startswith(".") and part.strip(".")) for part in path.split("/"))
 
 
-def _without_companions(names: Sequence[str], shown: Callable[[str], str] = str) -> list[str]:
-    """The names without those of BERTax's lists of taxids, each of which must have its JSON among them."""
-    stems = {os.path.normpath(match[1]) for name in names if (match := _FRAGMENTS.fullmatch(name))}
-    kept = []
-    for name in names:
-        match = _COMPANION.fullmatch(name)
-        if match is None:
-            kept.append(name)
-        elif os.path.normpath(match[1]) not in stems:
-            expected = printable(f"{os.path.basename(match[1])}_fragments.json")
-            raise InputError(
-                f"taxids without their sequences; expected '{expected}' among the inputs", path=shown(name)
-            )
-    return kept
-
-
-def _find_companion(name: str, exists: Callable[[str], bool]) -> str | None:
-    """The name of the taxids beside a ``X_fragments.json``."""
-    match = _FRAGMENTS.fullmatch(name)
-    if match is None:
-        return None
-    candidates = (f"{match[1]}_species_picked.txt{ending}" for ending in _COMPRESSED_ENDINGS)
-    return next(filter(exists, candidates), None)
-
-
-def _split_in_name(base: str) -> str | None:
-    """The split that a file's name tells: one of its words does, and no other tells another.
-
-    >>> _split_in_name("bertax_test.tsv"), _split_in_name("latest.fa"), _split_in_name("train_test.csv")
-    ('test', None, None)
-    """
-    words = re.split(r"[_.-]", base.lower())
-    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-    return splits.pop() if len(splits) == 1 else None
-
-
-def _genome_in_name(name: str) -> str:
-    """What a record named so is a part of: of its WGS project, or of nothing but itself.
-
-    >>> _genome_in_name("NZ_ABCD01000012.1|kraken:taxid|562"), _genome_in_name("NC_000913.3")
-    ('NZ_ABCD01', 'NC_000913.3')
-    """
-    match = _WGS_CONTIG.fullmatch(_KRAKEN_PART.sub("", name))
-    return match[1] if match else name
-
-
-# ---------------------------------------------------------------- GenBank
-
-
-class _GenBankLines:
-    """The lines of a GenBank file for Biopython; what it would pass over in silence is refused.
-
-    Refused (InputError): text between records, a record without ``//`` at its end.
-    Taken away: features other than ``source``.  Nobody asks for them, and a gene with an odd location is
-    no reason to refuse a genome.
-    ``number`` and ``name`` are those of the record that began last; the number counts **from 1**.
-    """
-
-    def __init__(self, path: str, text: TextIO) -> None:
-        self._path = path
-        self._lines = iter(text)
-        self._line = 0
-        self._in_record = False
-        self._in_features = False
-        self._keep = True
-        self.number = 0
-        self.name: str | None = None
-
-    def error(self, message: str, *, line: int | None = None) -> InputError:
-        return InputError(message, path=self._path, record=max(self.number, 1), name=self.name, line=line)
-
-    def read(self, size: int) -> str:
-        """Biopython reads 0 characters to see whether they are text."""
-        return ""
-
-    def readline(self) -> str:
-        """The next line that Biopython shall see; '' at the end."""
-        while True:
-            line = next(self._lines, "")
-            self._line += 1
-            if self._in_record:
-                self._follow(line)
-            elif line.startswith("LOCUS "):
-                self._begin(line)
-            elif line.strip():
-                found = printable(line.strip(), limit=30)
-                raise self.error(f"found '{found}' after the record; expected 'LOCUS'", line=self._line)
-            elif not line:
-                return ""
-            if self._keep:
-                return line
-
-    def _begin(self, line: str) -> None:
-        words = line.split()
-        self.number += 1
-        self.name = words[1] if len(words) > 1 else None
-        self._in_record, self._in_features, self._keep = True, False, True
-
-    def _follow(self, line: str) -> None:
-        if not line:
-            raise self.error("the record is cut off; expected '//' at its end")
-        if line.startswith("LOCUS "):
-            raise self.error("found another 'LOCUS'; expected '//' before it", line=self._line)
-        if line.rstrip() == "//":
-            self._in_record, self._keep = False, True
-        elif not line[0].isspace():
-            self._in_features, self._keep = line.startswith("FEATURES "), True
-            if line.startswith("VERSION "):
-                self.name = line.split()[1] if len(line.split()) > 1 else self.name
-        elif self._in_features and line[5:6].strip():
-            self._keep = line[5:21].strip() == "source"
-
-
-def _taxids_of(record: Any) -> set[int]:
-    """All taxids in the source features of a Biopython record."""
-    xrefs = (x for f in record.features if f.type == "source" for x in f.qualifiers.get("db_xref", ()))
-    return {int(x[6:]) for x in xrefs if x.startswith("taxon:") and x[6:].isdecimal()}
-
-
 # ---------------------------------------------------------------- the reader
 
 
@@ -436,7 +197,7 @@ class _Place:
     in_archive: bool = False
 
     def __post_init__(self) -> None:
-        self.split = _split_in_name(os.path.basename(self.shown))
+        self.split = split_in_name(os.path.basename(self.shown))
 
 
 _Records = Generator[SourceRecord, None, str]
@@ -484,7 +245,7 @@ class SourceReader(Iterator[SourceRecord]):
 
     def _add(self, inputs: Sequence[_Input]) -> None:
         """Put inputs before those that wait.  Raises InputError where one is named again."""
-        kept = set(_without_companions([item.path for item in inputs]))
+        kept = set(without_companions([item.path for item in inputs]))
         inputs = [item for item in inputs if item.path in kept]
         for path in (item.path for item in inputs):
             size: int | None = None
@@ -515,9 +276,9 @@ class SourceReader(Iterator[SourceRecord]):
         path = item.path
         records_before, bytes_before = self._n_records, self.bytes_read
         with open_binary(path) as raw:
-            watched = _Watched(raw, self._count_bytes)
+            watched = Watched(raw, self._count_bytes)
             pieces = decompress(cast(BinaryIO, watched))
-            head, pieces = _peek(pieces)
+            head, pieces = peek(pieces)
             place = self._place(item)
             if not watched.start.startswith((*_ZIP_MAGIC, _PARQUET_MAGIC)):
                 # Decompression and checksums let other threads run.
@@ -527,7 +288,7 @@ class SourceReader(Iterator[SourceRecord]):
                     # whole.
                     for _ in ahead:
                         pass
-                about = watched.about(path, kind, self._n_records - records_before)
+                size, digest = watched.size, watched.sha256()
             elif not raw.seekable() or path == "-":
                 what = "a Parquet file" if head.startswith(_PARQUET_MAGIC) else "a zip archive"
                 raise InputError(
@@ -541,9 +302,9 @@ class SourceReader(Iterator[SourceRecord]):
                     kind = yield from self._read_zip(item, raw)
                 raw.seek(0)
                 digest = hashlib.file_digest(cast(io.BufferedReader, raw), "sha256").hexdigest()
-                about = SourceFile(path, kind, raw.tell(), digest, self._n_records - records_before)
-                self.bytes_read = bytes_before + about.bytes
-        self.files.append(about)
+                size = raw.tell()
+                self.bytes_read = bytes_before + size
+        self.files.append(SourceFile(path, kind, size, digest, self._n_records - records_before))
 
     def _count_bytes(self, n: int) -> None:
         self.bytes_read += n
@@ -552,16 +313,16 @@ class SourceReader(Iterator[SourceRecord]):
         @contextmanager
         def open_companion(path: str) -> Iterator[Iterator[bytes]]:
             with open_binary(path) as raw:
-                watched = _Watched(raw)
+                watched = Watched(raw)
                 pieces = decompress(cast(BinaryIO, watched))
                 yield pieces
-            self.files.append(watched.about(path, "BERTax taxids", 0))
+            self.files.append(SourceFile(path, "BERTax taxids", watched.size, watched.sha256(), 0))
 
         return _Place(
             shown=item.path,
             files=(item.path,),
             labels=item.labels or self._labels,
-            companion=_find_companion(item.path, os.path.exists),
+            companion=find_companion(item.path, os.path.exists),
             open_other=open_companion,
             source=item,
             is_optional=not item.is_named and bool(_DOCUMENTATION.fullmatch(os.path.basename(item.path))),
@@ -575,7 +336,7 @@ class SourceReader(Iterator[SourceRecord]):
 
         raw.seek(0)
         with ExitStack() as stack:
-            with _zip_errors():
+            with zip_errors():
                 archive = stack.enter_context(zipfile.ZipFile(raw))
                 members = [m for m in archive.infolist() if not (m.is_dir() or _is_hidden(m.filename))]
                 # zipfile finds the last index there is: if the archive is cut, that of an archive inside it.
@@ -588,26 +349,26 @@ class SourceReader(Iterator[SourceRecord]):
 
             @contextmanager
             def open_member(name: str) -> Iterator[Iterator[bytes]]:
-                with _zip_errors():
+                with zip_errors():
                     file = archive.open(by_name[name])
                 with file:
-                    yield decompress(cast(BinaryIO, _Member(cast(BinaryIO, file), report)))
+                    yield decompress(cast(BinaryIO, ZipMember(cast(BinaryIO, file), report)))
 
-            for name in _without_companions(list(by_name), lambda name: f"{item.path}/{name}"):
+            for name in without_companions(list(by_name), lambda name: f"{item.path}/{name}"):
                 shown = f"{item.path}/{name}"
                 self._path, self._number = shown, 0
                 place = _Place(
                     shown=shown,
                     files=(shown, item.path),
                     labels=item.labels or self._labels,
-                    companion=_find_companion(name, by_name.__contains__),
+                    companion=find_companion(name, by_name.__contains__),
                     open_other=open_member,
                     source=item,
                     is_optional=bool(_DOCUMENTATION.fullmatch(os.path.basename(name))),
                     in_archive=True,
                 )
                 with open_member(name) as pieces:
-                    head, pieces = _peek(pieces)
+                    head, pieces = peek(pieces)
                     yield from self._read_text(place, head, pieces)
                     for _ in pieces:  # of documentation, too, the checksum must be right
                         pass
@@ -685,118 +446,37 @@ class SourceReader(Iterator[SourceRecord]):
             if not name:
                 raise self.error("the record has no name; expected one right after '>' or '@'")
             label = taxid_in_header(record.name) if asks_headers else None
-            yield self._make(place, name, record.sequence, label, _genome_in_name(name))
+            yield self._make(place, name, record.sequence, label, genome_in_name(name))
         return kind
 
     def _read_genbank(self, place: _Place, pieces: Iterator[bytes]) -> _Records:
-        from Bio import BiopythonWarning, SeqIO
-
         self._check_labels(place, "GenBank files", "the features")
-        # Names of authors may be in any encoding; nothing that is used here has letters beyond ASCII.
-        lines = _GenBankLines(place.shown, io.TextIOWrapper(_buffered(pieces), encoding="latin-1"))
-        parse: Any = SeqIO.parse
-        records = parse(lines, "genbank")
-        while True:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error", BiopythonWarning)
-                    record = next(records, None)
-            except (InputError, DamagedError, OSError, MemoryError):
-                raise
-            # Biopython meets a malformed record with whatever its code happens to run into.
-            except Exception as error:
-                what = printable(" ".join(str(error).split()), limit=200)
-                raise lines.error(f"not a GenBank record: {what}") from None
-            if record is None:
-                return "GenBank"
-            self._number = lines.number
-            yield self._make_from_genbank(place, record)
-
-    def _make_from_genbank(self, place: _Place, record: Any) -> SourceRecord:
-        name = record.id
-        taxids = _taxids_of(record) if place.labels is None else set()
-        if len(taxids) > 1:
-            raise self.error(f"found the taxids {', '.join(map(str, sorted(taxids)))}; expected one", name)
-        if record.seq.defined:
-            sequence = str(record.seq)
-        elif record.annotations.keys() & {"contig", "wgs", "wgs_scafld", "tsa", "tls"}:
-            sequence = ""  # the record only says of which others it is made
-        else:
-            raise self.error(f"found no sequence; expected {len(record.seq)} letters, as LOCUS tells", name)
-        parts = [x for kind in ("Assembly:", "BioSample:") for x in record.dbxrefs if x.startswith(kind)]
-        genome = parts[0] if parts else _genome_in_name(name)
-        return self._make(place, name, sequence, next(iter(taxids), None), genome)
+        records = read_genbank(place.shown, pieces, asks_taxids=place.labels is None)
+        for self._number, record in enumerate(records, 1):
+            yield self._make(place, *record)
+        return "GenBank"
 
     def _read_bertax(self, place: _Place, pieces: Iterator[bytes]) -> _Records:
-        import ijson
-
         self._check_labels(place, "BERTax's JSON", "the taxids")
-        if place.labels is None and place.companion is None:
-            raise InputError(
-                "a list of sequences without their taxids; expected a name such as 'X_fragments.json' and "
-                "beside it 'X_species_picked.txt' with one taxid per line, or a table of labels",
-                path=place.shown,
-            )
+        taxids = None
         with ExitStack() as stack:
-            taxids: Iterator[int | None] = repeat(None)
             if place.labels is None:
-                assert place.companion is not None
-                taxids = self._read_taxids(place, stack.enter_context(place.open_other(place.companion)))
-            events = ijson.basic_parse(_buffered(pieces), buf_size=_BUFFER_BYTES)
-            try:
-                next(events)  # the '[' by which the format was known
-                for event, value in events:
-                    if event == "end_array":
-                        continue  # the last event, unless something follows that does not belong there
-                    self._number += 1
-                    if event != "string":
-                        what = _JSON_KINDS.get(event, f"a {event}")
-                        raise self.error(f"the element is {what}; expected a string")
-                    taxid = next(taxids, -1)
-                    if taxid == -1:
-                        n = self._number + sum(event == "string" for event, _ in events)
-                        raise self._unequal(place, n, self._number - 1)
-                    record = self._make(place, f"fragment{self._number}", value, taxid, "")
-                    if not record.genome and isinstance(record.label, int):
-                        record = record._replace(genome=f"taxid {record.label}")
-                    yield record
-            except ijson.JSONError as error:
-                what = error.args[0] if error.args else ""
-                what = what.decode("utf-8", "replace") if isinstance(what, bytes) else str(what)
-                what = printable(what.split("\n")[0])
-                raise DamagedError(f"the JSON text is damaged or cut off: {what}") from None
-            if place.labels is None and (n_more := sum(1 for _ in taxids)):
-                raise self._unequal(place, self._number, self._number + n_more)
+                if place.companion is None:
+                    raise InputError(
+                        "a list of sequences without their taxids; expected a name such as "
+                        "'X_fragments.json' and beside it 'X_species_picked.txt' with one taxid per line, or "
+                        "a table of labels",
+                        path=place.shown,
+                    )
+                shown = f"{place.source.path}/{place.companion}" if place.in_archive else place.companion
+                taxids = read_taxids(shown, stack.enter_context(place.open_other(place.companion)))
+            fragments = read_fragments(place.shown, pieces, taxids, place.companion)
+            for self._number, (sequence, taxid) in enumerate(fragments, 1):
+                record = self._make(place, f"fragment{self._number}", sequence, taxid, "")
+                if not record.genome and isinstance(record.label, int):
+                    record = record._replace(genome=f"taxid {record.label}")
+                yield record
         return "BERTax JSON"
-
-    @staticmethod
-    def _read_taxids(place: _Place, pieces: Iterator[bytes]) -> Iterator[int]:
-        """One taxid per line; blank lines may follow the last."""
-        assert place.companion is not None
-        path = f"{place.source.path}/{place.companion}" if place.in_archive else place.companion
-        is_blank = False
-        number = 0
-        try:
-            _, pieces = _peek(pieces)
-            for number, line in enumerate(_buffered(pieces), 1):
-                text = line.strip()
-                if text and (is_blank or not text.isdigit() or len(text) > 18):
-                    found = printable(text.decode("utf-8", "replace"), limit=30)
-                    message = "a blank line before it" if is_blank else f"'{found}'"
-                    raise InputError(f"found {message}; expected one taxid per line", path=path, line=number)
-                is_blank = not text
-                if text:
-                    yield int(text)
-        except DamagedError as error:
-            raise InputError(str(error), path=path, line=number + 1) from None
-
-    @staticmethod
-    def _unequal(place: _Place, fragments: int, taxids: int) -> InputError:
-        companion = printable(place.companion or "")
-        return InputError(
-            f"holds {fragments} sequences, but {companion} holds {taxids} taxids; expected one for each",
-            path=place.shown,
-        )
 
     # ------------------------------------------------ tables
 
@@ -808,10 +488,10 @@ class SourceReader(Iterator[SourceRecord]):
         start: first bytes, for errors.
         pieces: its text; None: a Parquet file, to be opened by its path.
         """
-        stream = None if pieces is None else _Stream(pieces)
+        stream = None if pieces is None else Stream(pieces)
         with ExitStack() as stack:
             try:
-                file = None if stream is None else io.BufferedReader(stream, _BUFFER_BYTES)
+                file = None if stream is None else io.BufferedReader(stream, BUFFER_BYTES)
                 table = stack.enter_context(open_table(place.shown, cast(BinaryIO | None, file)))
                 columns = find_columns(table.columns, None, place.shown)
             except InputError:

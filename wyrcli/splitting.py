@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TEST", "TRAIN", "VALIDATION", "apportion", "draw_split", "key_of", "mix"]
+__all__ = ["TEST", "TRAIN", "VALIDATION", "apportion", "draw_split", "key_of", "mix", "places_within"]
 
 TRAIN = 0
 VALIDATION = 1
@@ -65,6 +65,15 @@ def apportion(seats: int, sizes: NDArray[np.int64], limits: NDArray[np.int64]) -
     return taken
 
 
+def places_within(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For things that lie class by class: the place of each within its class, from 0.
+
+    >>> places_within(np.array([2, 0, 3])).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    return np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
 def draw_split(
     classes: NDArray[np.int64], keys: NDArray[np.uint64], validation: float, test: float, seed: int
 ) -> NDArray[np.int8]:
@@ -91,7 +100,7 @@ def draw_split(
     n_test = apportion(int(test * len(classes) + 0.5), sizes, sizes - for_training)
     n_validation = apportion(int(validation * len(classes) + 0.5), sizes, sizes - for_training - n_test)
     order = np.lexsort((mix(keys, seed), classes))
-    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within the class
+    place = places_within(sizes)
     held = classes[order]
     split[order[place < n_test[held]]] = TEST
     split[order[(place >= n_test[held]) & (place < (n_test + n_validation)[held])]] = VALIDATION

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wyrcli.packing import REVERSE_COMPLEMENT, PackedBases, PackedWriter, cut
-from wyrcli.splitting import key_of, mix
+from wyrcli.splitting import key_of, mix, places_within
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -171,8 +171,7 @@ def cut_windows(records: Records, window_bp: int, stride: int) -> Windows:
     # One more for as long as the windows before do not reach the end, but none that begins behind it.
     counts = -(-np.minimum(np.maximum(lengths - window_bp, 0) + stride, lengths) // stride)
     of_record = np.repeat(np.arange(len(records), dtype=np.int32), counts)
-    place = np.arange(len(of_record)) - np.repeat(np.cumsum(counts) - counts, counts)
-    own_starts = place * stride
+    own_starts = places_within(counts) * stride
     sizes = np.minimum(window_bp, lengths[of_record] - own_starts).astype(np.int32)
     return Windows(of_record, records.starts[of_record] + own_starts, sizes)
 

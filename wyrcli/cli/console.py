@@ -12,6 +12,8 @@ import typer
 from wyrcli.errors import printable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from wyrcli.training import Progress as TrainingProgress
 
 __all__ = ["Advance", "ReportStage", "complain", "progress", "say", "stages", "training_reporter", "warn"]
@@ -39,31 +41,38 @@ class Advance(Protocol):
     def __call__(self, amount: int = 1, note: str = "") -> None: ...
 
 
+def _bar(*, counted: bool) -> Progress:
+    """rich's bar, with how many are done and a note, or with the share that is done."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("wyr: {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn() if counted else TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        *([TextColumn("{task.fields[note]}")] if counted else []),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
 @contextmanager
 def progress(label: str, total: int | None = None, *, quiet: bool = False) -> Iterator[Advance]:
     """A progress bar, only where stderr is a terminal (rich would also draw it for FORCE_COLOR in a pipe)."""
     if quiet or not sys.stderr.isatty():
         yield lambda amount=1, note="": None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = [
-        TextColumn("wyr: {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    ]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar(counted=True) as bar:
         task = bar.add_task(label, total=total, note="")
 
         def advance(amount: int = 1, note: str = "") -> None:
@@ -84,25 +93,7 @@ def stages(*, quiet: bool = False) -> Iterator[ReportStage]:
     if quiet or not sys.stderr.isatty():
         yield lambda stage, done, total: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskID,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = [
-        TextColumn("wyr: {task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar(counted=False) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int | None) -> None:
