@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,30 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA GPU on this machine")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of simulated reads: 84 windows of 600 and of 300 bp to learn from, 24 and 12 beside them."""
+    from wyrcli.cli import main
+
+    folder = tmp_path_factory.mktemp("dataset")
+    reads = folder / "reads"
+    simulate = ["simulate", str(reads), "--reads", "60", "--length", "900", "--max-copies", "2", "-q"]
+    assert main(simulate) == 0
+    prepare = ["prepare", str(reads / "reads.fasta"), "--labels", str(reads / "labels.tsv"), "--taxonomy"]
+    prepare += [str(reads / "taxdump"), "--window", "600", "--validation", "0.2", "--test", "0.1"]
+    assert main([*prepare, "-o", str(folder / "data"), "-q"]) == 0
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shape of a network that is trained in no time."""
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    path.write_text(json.dumps({"vocab_size": 4107, **sizes}))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -111,14 +111,17 @@ def test_command_line_starts_without_torch() -> None:
 
 
 FLOORS = (
-    ("__init__", "errors", "taxonomy", "explanation", "metrics", "prefetching"),
+    ("__init__", "errors", "alphabets", "taxonomy", "explanation", "metrics", "prefetching"),
     (
         *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
-        *("streams", "genbank", "bertax", "sources"),
+        *("streams", "genbank", "bertax", "sources", "documents"),
         *("packing", "splitting", "windowing", "dataset", "preparation", "inspection"),
     ),
     ("model",),
-    ("checkpoint", "training", "inference", "evaluation", "report"),
+    (
+        *("checkpoint", "inference", "evaluation", "report"),
+        *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
+    ),
     ("cli", "__main__"),
 )
 """Vocabulary; sequences, tables and text; the model; work that joins them; the command line."""

@@ -16,10 +16,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from wyrcli import __version__
 from wyrcli.checkpoint import default_model
 from wyrcli.cli import main
+from wyrcli.runs import RunFolder, State
 from wyrcli.writers import BED_COLUMNS
 
 Run = Callable[..., tuple[int, str, str]]
@@ -487,6 +490,235 @@ def test_the_whole_path_on_a_tiny_model(run: Run, tmp_path: Path) -> None:
     for arguments in ([], ["--explainer", "lstm"], ["--operator", "scale"]):
         code, out, _ = run("explain", sim / "reads.fasta", "--model", model, *arguments)
         assert code == 0 and out.startswith("#chrom")
+
+
+# ---------------------------------------------------------------- training
+
+
+TINY = ("-b", "16", "--device", "cpu", "--precision", "fp32", "-t", "1", "--seed", "3")
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a training that nothing disturbed."""
+    output = tmp_path_factory.mktemp("trained") / "model"
+    assert main([str(a) for a in finetune_command(dataset, config, output)]) == 0
+    return output
+
+
+def finetune_command(dataset: Path, config: Path, output: Path, *more: str | Path) -> list[str | Path]:
+    """Eighteen steps, validated after every fourth."""
+    command = ["finetune", dataset, "--config", config, "-o", output, "--epochs", "3", "--reverse-complement"]
+    return [*command, "--validate-every", "4", "--learning-rate", "1e-2", *TINY, *more]
+
+
+def explainer_command(dataset: Path, model: Path, *more: str | Path) -> list[str | Path]:
+    """Nine steps with concrete noise, validated after every fourth."""
+    command = ["train-explainer", model, "--data", dataset, "--steps", "9", "--validate-every", "4"]
+    return [*command, *TINY, *more]
+
+
+def measured(run: Path) -> list[dict[str, float]]:
+    """The metrics of a training, but for its speed."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "windows_per_s"} for line in lines]
+
+
+def assert_same_training(output: Path, other: Path) -> None:
+    """Bit for bit the same weights, and the same metrics."""
+    assert (output / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    runs = [path.with_name(path.name + ".run") for path in (output, other)]
+    assert measured(runs[0]) == measured(runs[1])
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """As the state of a step is saved, a signal comes."""
+    save = RunFolder.save
+
+    def save_and_stop(self: RunFolder, kind: str, state: State) -> None:
+        save(self, kind, state)
+        if (kind, state.step) == ("last", step):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunFolder, "save", save_and_stop)
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        (["--figure", "curve.gif"], ".png, .pdf or .svg"),
+        (["--figure", "no/such/place/x.png"], "no such directory"),
+        (["--metric", "f1"], "balanced_accuracy_genus"),
+        (["--from", "50m"], "either --from or --config"),
+        (["--freeze", "1", "--lora", "2"], "--lora"),
+        (["--accumulate", "0"], "--accumulate"),
+    ],
+)
+def test_a_finetune_that_cannot_be_asked_for(
+    run: Run, dataset: Path, config: Path, tmp_path: Path, more: list[str], wanted: str
+) -> None:
+    """Usage errors come before any training and leave nothing."""
+    code, out, err = run(*finetune_command(dataset, config, tmp_path / "model", *more))
+    assert (code, out) == (2, "")
+    assert wanted in " ".join(err.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finetune_that_starts_from_nothing(run: Run, dataset: Path, config: Path, tmp_path: Path) -> None:
+    """Neither --from nor --config; embeddings composed for weights that are there already."""
+    assert run("finetune", dataset, "-o", tmp_path / "x", *TINY)[0] == 2
+    composed = ["--from", tmp_path, "--embeddings", "composed"]
+    assert run("finetune", dataset, "-o", tmp_path / "x", *composed, *TINY)[0] == 2
+    code, _, err = run("train-explainer", tmp_path, "--data", dataset, "--figure", "x.jpg", *TINY)
+    assert code == 2 and ".png" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_finetune_goes_on(
+    run: Run,
+    dataset: Path,
+    config: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+) -> None:
+    """The exit code tells the signal, the message where the state is; --resume ends in the same weights."""
+    output = tmp_path / "model"
+    command = finetune_command(dataset, config, output, "--save-minutes", "0")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, number)
+        found, _, err = run(*command)
+    assert found == code
+    (last,) = [line for line in err.splitlines() if line.startswith("wyr: error: ")]
+    assert last.endswith(f"stopped after step 6 of 18; its state is in {output}.run, --resume continues it")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.run"]
+    code, _, err = run(*command)
+    assert code == 1 and "an unfinished training is here; --resume continues it" in err
+    for more, name in (
+        (["--learning-rate", "0.5"], "options.learning_rate 0.01 (now 0.5)"),
+        (["--freeze", "1"], "freeze 0 (now 1)"),
+        (["--metric", "loss"], "metric '' (now 'loss')"),
+    ):
+        code, _, err = run(*command, *more, "--resume")
+        assert code == 1 and f"begun differently, with {name}\n" in err
+    code, _, err = run(*command, "--resume")
+    assert code == 0 and "goes on after step 6" in err
+    assert_same_training(output, trained)
+    before = (output / "model.safetensors").stat()
+    code, _, err = run(*command, "--resume")
+    assert (code, err) == (0, f"wyr: {output} is complete already\n")
+    assert (output / "model.safetensors").stat() == before
+    assert run(*command, "--resume", "--lora", "2")[0] == 1
+    assert run(*command)[0] == 1  # never replaced
+
+
+def test_a_killed_finetune_goes_on(
+    run: Run, dataset: Path, config: Path, trained: Path, tmp_path: Path
+) -> None:
+    """SIGKILL at any moment: the last state is whole, and the weights come out the same."""
+    output, folder = tmp_path / "model", tmp_path / "model.run"
+    command = [str(a) for a in finetune_command(dataset, config, output, "--save-minutes", "0")]
+    with subprocess.Popen([sys.executable, "-m", "wyrcli", *command], stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("last-0000000[3-9]")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not output.exists()
+    code, _, err = run(*command, "--resume")
+    assert code == 0 and "goes on after step" in err
+    assert_same_training(output, trained)
+
+
+def test_a_damaged_state_is_one_line(
+    run: Run, dataset: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the state; nothing begins from the beginning in silence."""
+    command = finetune_command(dataset, config, tmp_path / "model", "--save-minutes", "0")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, signal.SIGTERM)
+        assert run(*command)[0] == 143
+    (state,) = (tmp_path / "model.run").glob("last-*")
+    (state / "optimiser.safetensors").write_bytes(b"no")
+    code, _, err = run(*command, "--resume", "-q")
+    assert code == 1 and err.count("\n") == 1
+    assert err.startswith(f"wyr: error: {state}: the state cannot be read: ")
+
+
+def test_resume_from_the_first_time_on(run: Run, dataset: Path, config: Path, tmp_path: Path) -> None:
+    """A job script need not know whether it runs for the first time; another's directory is safe from it."""
+    command = finetune_command(dataset, config, tmp_path / "model", "--resume", "--steps", "1", "-q")
+    assert run(*command) == (0, "", "")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "x.tex").touch()
+    command[command.index("-o") + 1] = tmp_path / "thesis"
+    code, _, err = run(*command)
+    assert code == 1 and "not empty" in err and not (tmp_path / "thesis.run").exists()
+
+
+def test_a_stopped_train_explainer_goes_on(
+    run: Run, dataset: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With batch normalisation and noise on the masks; the run lies beside the Explainer."""
+    models = [tmp_path / "whole", tmp_path / "stopped"]
+    for kind in ("state", "lstm"):
+        outputs = [model / "explainers" / f"{kind}-gate" for model in models]
+        for model in models:
+            shutil.copytree(trained, model, dirs_exist_ok=True)
+        code, _, err = run(*explainer_command(dataset, models[0], "--explainer", kind))
+        assert code == 0 and f"Explainer in {outputs[0]}" in err
+        command = explainer_command(dataset, models[1], "--explainer", kind, "--save-minutes", "0")
+        with monkeypatch.context() as patch:
+            stop_after(patch, 5, signal.SIGTERM)
+            code, _, err = run(*command)
+        assert code == 143 and f"its state is in {outputs[1]}.run" in err and not outputs[1].exists()
+        assert run(*command)[0] == 1
+        code, _, err = run(*command, "--resume", "--total-variation", "2")
+        assert code == 1 and "loss.total_variation" in err
+        assert run(*command, "--resume")[0] == 0
+        assert_same_training(outputs[1], outputs[0])
+        code, _, err = run(*command, "--resume")
+        assert (code, err) == (0, f"wyr: {outputs[1]} is complete already\n")
+
+
+def test_a_part_of_a_network_is_trained(run: Run, dataset: Path, trained: Path, tmp_path: Path) -> None:
+    """LoRA and frozen layers: what was frozen is in the new checkpoint bit for bit; a curve is drawn."""
+    pytest.importorskip("peft")
+    pytest.importorskip("matplotlib")
+    before = load_file(trained / "model.safetensors")
+    common = ["finetune", dataset, "--from", trained, "--steps", "4", "--learning-rate", "1e-2", *TINY]
+    for name, more, kept in (
+        ("lora", ["--lora", "2", "--metric", "loss"], ("esm.embeddings.", "esm.encoder.layer.0.output.")),
+        (
+            "frozen",
+            ["--freeze", "1", "--class-weights", "balanced"],
+            ("esm.embeddings.", "esm.encoder.layer."),
+        ),
+    ):
+        figure = tmp_path / f"{name}.svg"
+        code, _, err = run(*common, *more, "-o", tmp_path / name, "--figure", figure)
+        assert code == 0, err
+        assert f"learning curve in {figure}" in err and figure.read_text().startswith("<?xml")
+        after = load_file(tmp_path / name / "model.safetensors")
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[n], before[n]) for n in after if n.startswith(kept))
+        assert not all(torch.equal(after[n], before[n]) for n in after)
+
+
+def test_best_weights_and_patience(run: Run, dataset: Path, config: Path, tmp_path: Path) -> None:
+    """The stored weights have the best score on the validation split; training ends when it stays."""
+    output = tmp_path / "model"
+    command = finetune_command(dataset, config, output, "--metric", "loss", "--epochs", "60")
+    code, _, err = run(*command, "--learning-rate", "0.3", "--patience", "2")
+    assert code == 0, err
+    record = json.loads((output / "training.json").read_text())
+    losses = {x["step"]: x["loss"] for x in measured(tmp_path / "model.run") if x["kind"] == "validation"}
+    assert record["best_step"] == min(losses, key=losses.__getitem__)
+    assert record["steps"] == max(losses) == record["best_step"] + 8 < 360
+    assert f"those after step {record['best_step']}, the best on the validation split" in err
 
 
 def test_the_demo_says_what_it_is() -> None:

@@ -31,13 +31,13 @@ def dataset(tmp_path: Path) -> Path:
 def test_numbers(dataset: Path) -> None:
     found = inspect(Dataset.open(dataset))
     assert found.splits["windows"].tolist() == [2, 0, 1]
-    assert found.splits["bases"].tolist() == [120, 0, 60]
+    assert found.splits["total"].tolist() == [120, 0, 60]
     assert found.splits.loc["train", ["shortest", "median", "longest"]].tolist() == [40, 60, 80]
     assert found.splits.loc["train", "gc"] == pytest.approx(0.5)
     kinds = found.taxa["kind"]
     assert kinds["train"].tolist() == [1, 1] and kinds["test"].tolist() == [1, 0]
     assert kinds["share"].tolist() == pytest.approx([2 / 3, 1 / 3])
-    assert kinds["gc"].tolist() == [1, 0] and kinds["bp"].tolist() == [70, 40]
+    assert kinds["gc"].tolist() == [1, 0] and kinds["length"].tolist() == [70, 40]
     entropy = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
     assert found.effective_classes("kind") == pytest.approx(np.exp(entropy))
 

@@ -353,7 +353,7 @@ def test_parquet_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
-        (pa.array([1.0, None]), "double"),
+        (pa.array([1.0, None], pa.float16()), "halffloat"),
         (pa.array([True]), "bool"),
         (pa.array([b"ACGT"]), "binary"),
         (pa.array([["a"]]), "list"),
@@ -367,6 +367,19 @@ def test_other_parquet_types_are_refused_if_asked_for(tmp_path: Path, values: An
     assert read(path, "n") == [[str(i) for i in range(len(values))]]
     with pytest.raises(InputError, match=f"column 'x' holds {kind}.*; expected text or integers"):
         read(path, "x")
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_parquet_floats_are_read_where_they_are_whole(tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"x": pa.array([562.0, None, float("nan"), -0.0], kind)}), path)
+    assert read(path, "x") == [["562", "", "", "0"]]
+    for value in (1.5, float("inf"), 2.0**63):
+        pq.write_table(pa.table({"x": pa.array([1.0, None, value], kind)}), path)
+        with pytest.raises(
+            InputError, match=r"record 3: column 'x' holds .*; expected text or whole numbers"
+        ):
+            read(path, "x")
 
 
 def test_parquet_columns_are_named_once(tmp_path: Path) -> None:

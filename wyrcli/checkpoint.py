@@ -1,16 +1,21 @@
 """A checkpoint is one directory: JSON, safetensors, vocabulary, taxonomy, and how it was trained.
 
     model/
-      checkpoint.json        format number, kind, window length, pooling, a notice for the user
-      config.json            the backbone, in the official form
-      vocab.txt, tokenizer_config.json
+      checkpoint.json        format number, kind, architecture, alphabet, window length, pooling, a notice
+                             for the user
+      config.json            the network, in the official form
+      vocab.txt or tokenizer.json, tokenizer_config.json
       taxonomy.json          ranks, taxa, taxids, and the dump they came from
-      model.safetensors      backbone under its official names (esm.*), heads as heads.N.*
+      model.safetensors      the network under its official names (esm.*), our heads as heads.N.*
       training.json          options, data and scores of the training
       heldout.parquet        optional: reads the model has never seen, for ``wyr evaluate``
       explainers/
         state-gate/          one directory per Explainer and removal operator
           explainer.json, model.safetensors, training.json
+
+There are two architectures: ``nucleotide-transformer``, which is our own code, and ``transformers``, the
+encoders of that package that :mod:`wyrcli.model.encoders` names; its classes are imported only where such a
+model is loaded.
 
 Nothing is pickled and nothing is imported by a name found in a file.
 """
@@ -18,6 +23,7 @@ Nothing is pickled and nothing is imported by a name found in a file.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +36,10 @@ from wyrcli.dataset import LabelledWindows, write_windows
 from wyrcli.errors import CheckpointError, TaxonomyError
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, load_strict, load_tensors
 from wyrcli.model.explainer import EXPLAINERS, Explainer, build_explainer
-from wyrcli.model.explanandum import Explanandum
+from wyrcli.model.explanandum import BaseExplanandum, Explanandum
 from wyrcli.model.masking import OPERATORS
-from wyrcli.model.tokens import KmerTokenizer
+from wyrcli.model.proof import prove
+from wyrcli.model.tokens import KmerTokenizer, Tokenizer
 from wyrcli.outputs import new_directory
 from wyrcli.taxonomy import Taxonomy
 
@@ -55,18 +62,23 @@ _EXPLAINER_FILES = ("explainer.json", "model.safetensors", "training.json")
 class Checkpoint:
     """An Explanandum with all that is needed to use it.
 
-    ``window_bp``: longest window it was trained for;  ``notice``: one line that users must see;
-    ``training``: the content of training.json.
+    ``window_bp``: longest window it was trained for, in letters of its alphabet;  ``notice``: one line that
+    users must see;  ``training``: the content of training.json.
     """
 
     path: Path
-    explanandum: Explanandum
-    tokenizer: KmerTokenizer
+    explanandum: BaseExplanandum
+    tokenizer: Tokenizer
     taxonomy: Taxonomy
     window_bp: int
     name: str = ""
     notice: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def alphabet(self) -> str:
+        """``dna``, ``protein`` or ``text``: what it classifies."""
+        return self.tokenizer.alphabet
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +98,8 @@ def default_model() -> Path:
 
 def save_checkpoint(
     directory: Path,
-    explanandum: Explanandum,
-    tokenizer: KmerTokenizer,
+    explanandum: BaseExplanandum,
+    tokenizer: Tokenizer,
     taxonomy: Taxonomy,
     *,
     window_bp: int,
@@ -102,12 +114,8 @@ def save_checkpoint(
     ``held_out``: windows that the model has never seen, kept beside it for ``wyr evaluate``.
     """
     with new_directory(directory) as new:
-        tensors = {
-            ("esm." + key.removeprefix("backbone.")) if key.startswith("backbone.") else key: value
-            for key, value in explanandum.state_dict().items()
-        }
-        _save_tensors(new / "model.safetensors", tensors, dtype)
-        (new / "config.json").write_text(explanandum.backbone.config.to_json(), encoding="utf-8")
+        _save_tensors(new / "model.safetensors", explanandum.stored_tensors(), dtype)
+        (new / "config.json").write_text(explanandum.stored_config(), encoding="utf-8")
         tokenizer.save(new)
         (new / "taxonomy.json").write_text(taxonomy.to_json(), encoding="utf-8")
         if held_out is not None:
@@ -118,6 +126,8 @@ def save_checkpoint(
             {
                 "format": FORMAT,
                 "kind": "explanandum",
+                "architecture": explanandum.architecture,
+                "alphabet": tokenizer.alphabet,
                 "name": name or directory.name,
                 "notice": notice,
                 "window_bp": window_bp,
@@ -137,22 +147,32 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         taxonomy = Taxonomy.load(directory / "taxonomy.json")
     except (OSError, ValueError, TaxonomyError) as error:
         raise CheckpointError(f"{directory}: taxonomy.json: {error}") from None
-    backbone = NucleotideTransformer(BackboneConfig.load(directory / "config.json"))
     try:
-        explanandum = Explanandum(backbone, taxonomy.sizes, pooling=str(info["pooling"]))
-        window_bp = int(info["window_bp"])
+        pooling, window_bp = str(info["pooling"]), int(info["window_bp"])
+        architecture = str(info.get("architecture", Explanandum.architecture))
         if window_bp < 6:
             raise ValueError(f"window_bp is {window_bp}; expected 6 or more")
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{directory}/checkpoint.json: {error!r}") from None
-    tensors = load_tensors(directory)
-    heads = {name: t for name, t in tensors.items() if name.startswith("heads.")}
-    backbone.load_named(
-        {name.removeprefix("esm."): t for name, t in tensors.items() if name not in heads}, str(directory)
-    )
-    load_strict(explanandum.heads, {n.removeprefix("heads."): t for n, t in heads.items()}, str(directory))
-    tokenizer = KmerTokenizer.from_pretrained(directory)
-    check_vocabulary(tokenizer, backbone.config, directory)
+    explanandum: BaseExplanandum
+    tokenizer: Tokenizer
+    if architecture == Explanandum.architecture:
+        explanandum, tokenizer = _load_nucleotide_transformer(directory, taxonomy.sizes, pooling)
+    elif architecture == "transformers":
+        from wyrcli.model.encoders import read_encoder
+
+        explanandum, tokenizer, _ = read_encoder(directory, taxonomy.sizes)
+        # transformers may have changed since the model was imported.
+        prove(explanandum, tokenizer)
+    else:
+        raise CheckpointError(
+            f"{directory}/checkpoint.json: architecture '{architecture}'; "
+            f"known: {Explanandum.architecture}, transformers"
+        )
+    if info.get("alphabet", "dna") != tokenizer.alphabet:
+        raise CheckpointError(
+            f"{directory}: alphabet '{info.get('alphabet')}', but the tokenizer is for {tokenizer.alphabet}"
+        )
     return Checkpoint(
         directory,
         explanandum.freeze(),
@@ -165,13 +185,32 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     )
 
 
+def _load_nucleotide_transformer(
+    directory: Path, sizes: Sequence[int], pooling: str
+) -> tuple[Explanandum, KmerTokenizer]:
+    backbone = NucleotideTransformer(BackboneConfig.load(directory / "config.json"))
+    try:
+        explanandum = Explanandum(backbone, sizes, pooling=pooling)
+    except ValueError as error:
+        raise CheckpointError(f"{directory}/checkpoint.json: {error!r}") from None
+    tensors = load_tensors(directory)
+    heads = {name: t for name, t in tensors.items() if name.startswith("heads.")}
+    backbone.load_named(
+        {name.removeprefix("esm."): t for name, t in tensors.items() if name not in heads}, str(directory)
+    )
+    load_strict(explanandum.heads, {n.removeprefix("heads."): t for n, t in heads.items()}, str(directory))
+    tokenizer = KmerTokenizer.from_pretrained(directory)
+    check_vocabulary(tokenizer, backbone.config, directory)
+    tokenizer.vocab_size = backbone.config.vocab_size  # there may be embeddings that no token has
+    return explanandum, tokenizer
+
+
 def check_vocabulary(tokenizer: KmerTokenizer, config: BackboneConfig, directory: Path) -> None:
     """Raise CheckpointError if a token in use has no embedding."""
-    # Published v1 vocabularies name special tokens behind the end of the embedding; they are never used.
-    n_used = 1 + max(i for i, token in enumerate(tokenizer.vocabulary) if not token.startswith("<"))
-    if n_used > config.vocab_size:
+    if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"{directory}: vocab.txt needs {n_used} embeddings, but vocab_size is {config.vocab_size}"
+            f"{directory}: vocab.txt needs {tokenizer.vocab_size} embeddings, "
+            f"but vocab_size is {config.vocab_size}"
         )
 
 
@@ -245,13 +284,28 @@ def _check_explainer(explainer: Explainer, directory: Path) -> None:
     if not (directory / "taxonomy.json").is_file():
         return
     n_classes = Taxonomy.load(directory / "taxonomy.json").n_classes
-    shape = BackboneConfig.load(directory / "config.json")
+    shape = _read_shape(directory)
     wanted = {"n_classes": n_classes, "hidden_size": shape.hidden_size, "vocab_size": shape.vocab_size}
     for name, number in wanted.items():
         if explainer.config.get(name, number) != number:
             raise CheckpointError(
                 f"{directory}: an Explainer for {name} {explainer.config[name]}; the classifier has {number}"
             )
+    if explainer.config.get("n_states", 0) > shape.num_hidden_layers + 1:
+        raise CheckpointError(
+            f"{directory}: an Explainer of {explainer.config['n_states']} hidden states; "
+            f"the classifier has {shape.num_hidden_layers + 1}"
+        )
+
+
+def _read_shape(directory: Path) -> Any:
+    """The configuration of the classifier in ``directory``, whatever its architecture."""
+    info = _read_json(directory / "checkpoint.json", "a wyr checkpoint", "explanandum")
+    if info.get("architecture", Explanandum.architecture) == Explanandum.architecture:
+        return BackboneConfig.load(directory / "config.json")
+    from wyrcli.model.encoders import read_encoder_config
+
+    return read_encoder_config(directory)
 
 
 def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:

@@ -7,11 +7,14 @@ A dataset is a directory:
     train.parquet/     one row per window, in numbered parts: for pandas, which reads the folder, and for
                        other tools; its columns are in ``DatasetWriter``
     train.bases.npy, train.gaps.npy       the same sequences, packed (see :mod:`wyrcli.packing`)
+    train.bytes.npy    instead, if they are proteins or texts: as UTF-8
     train.offsets.npy  int64 (N,), the byte in them with which each window begins
-    train.lengths.npy  int32 (N,), in bp
+    train.lengths.npy  int32 (N,), in bp; of proteins and texts in bytes
     train.labels.npy   int32 (N, R), class number **within the rank**
 
 and the same for ``validation`` and ``test``.  Training reads the arrays in place, never all at once.
+``alphabet`` in dataset.json is dna, protein or text; all other lengths and places are in bp, residues or
+characters.
 """
 
 from __future__ import annotations
@@ -31,9 +34,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wyrcli import __version__
+from wyrcli.alphabets import ALPHABETS, AlphabetName
 from wyrcli.errors import InputError, TaxonomyError, WyrError
 from wyrcli.packing import (
     ArrayWriter,
+    ByteSequences,
+    ByteWriter,
     LazyStrings,
     PackedBases,
     PackedSequences,
@@ -61,9 +67,9 @@ SPLITS = ("train", "validation", "test")
 """In the order of the numbers of :mod:`wyrcli.splitting`."""
 
 _FORMAT = 2
-_ARRAYS = ("bases.npy", "gaps.npy", "offsets.npy", "lengths.npy", "labels.npy")
+_ARRAYS = ("bases.npy", "gaps.npy", "bytes.npy", "offsets.npy", "lengths.npy", "labels.npy")
 FILES = ("dataset.json", "taxonomy.json", *(f"{s}.{end}" for s in SPLITS for end in ("parquet", *_ARRAYS)))
-"""All that lies in a dataset."""
+"""All that may lie in a dataset."""
 
 _PLACES = {"name": "large_string", "start": "int64", "stop": "int64"}  # columns and their Arrow types
 _OTHER_COLUMNS = ("file", "group", "taxid", "gc", "sequence")
@@ -117,8 +123,9 @@ class _Places(NamedTuple):
 class LabelledWindows:
     """The N windows of one split.
 
-    ``sequences``: upper case A, C, G, T, N.  ``labels``: int32 (N, R), class number within each rank.
-    ``load_places`` is called when names, starts or stops are asked for, which training never does.
+    ``sequences``: upper case A, C, G, T, N; or amino acids and ``*``; or any text.  ``labels``: int32 (N, R),
+    class number within each rank.  ``load_places`` is called when names, starts or stops are asked for, which
+    training never does.
     """
 
     def __init__(
@@ -142,12 +149,12 @@ class LabelledWindows:
 
     @property
     def starts(self) -> NDArray[np.int64]:
-        """int64 (N,), bp on the record."""
+        """int64 (N,), bp (residues, characters) on the record."""
         return self._places.starts
 
     @property
     def stops(self) -> NDArray[np.int64]:
-        """int64 (N,), bp on the record."""
+        """int64 (N,), bp (residues, characters) on the record."""
         return self._places.stops
 
     def sample(self, n: int, seed: int = 0) -> LabelledWindows:
@@ -169,29 +176,40 @@ class LabelledWindows:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A directory written by :class:`DatasetWriter`; see the top of this module for what is in it."""
+    """A directory written by :class:`DatasetWriter`; see the top of this module for what is in it.
+
+    ``window_bp``: longest window, in residues or characters if the ``alphabet`` is protein or text.
+    """
 
     path: Path
     taxonomy: Taxonomy
     window_bp: int
     info: dict[str, Any]
+    alphabet: AlphabetName = "dna"
 
     @classmethod
     def open(cls, path: Path) -> Dataset:
         """Read all but the windows.  Raises InputError if ``path`` is not a dataset of this format."""
         if not (path / "dataset.json").is_file():
             raise InputError("not a dataset; expected a directory made by 'wyr prepare'", path=str(path))
+        about, taxa = str(path / "dataset.json"), str(path / "taxonomy.json")
         try:
             info = json.loads((path / "dataset.json").read_text(encoding="utf-8"))
             if info["format"] != _FORMAT:
                 raise InputError(
-                    f"dataset format {info['format']}; this wyr reads format {_FORMAT}", path=str(path)
+                    f"dataset format {info['format']}; this wyr reads format {_FORMAT}", path=about
                 )
             window_bp = int(info["window_bp"])
+            alphabet = ALPHABETS[info.get("alphabet", "dna")].name
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(f"not the description of a dataset: {error!r}", path=about) from None
+        try:
             taxonomy = Taxonomy.load(path / "taxonomy.json")
-        except (ValueError, KeyError, TypeError, FileNotFoundError, TaxonomyError) as error:
-            raise InputError(f"not a dataset: {error!r}", path=str(path)) from None
-        return cls(path, taxonomy, window_bp, info)
+        except FileNotFoundError:
+            raise InputError("not found; the dataset is not complete", path=taxa) from None
+        except (ValueError, TaxonomyError) as error:
+            raise InputError(str(error), path=taxa) from None
+        return cls(path, taxonomy, window_bp, info, alphabet)
 
     def split_for(self, name: str, taxonomy: Taxonomy) -> LabelledWindows:
         """As :meth:`split`, with the class numbers of a model's taxonomy.
@@ -224,7 +242,11 @@ class Dataset:
             offsets = np.asarray(np.load(f"{stem}.offsets.npy", mmap_mode="r"))
             lengths = np.asarray(np.load(f"{stem}.lengths.npy", mmap_mode="r"))
             labels = np.asarray(np.load(f"{stem}.labels.npy", mmap_mode="r"))
-            bases = PackedBases.open(stem)
+            sequences: PackedSequences | ByteSequences
+            if self.alphabet == "dna":
+                sequences = PackedSequences(PackedBases.open(stem), offsets, lengths)
+            else:
+                sequences = ByteSequences.open(stem, offsets, lengths)
         except FileNotFoundError as error:
             raise InputError("not found; the dataset is not complete", path=str(error.filename)) from None
         except (ValueError, EOFError) as error:
@@ -232,19 +254,18 @@ class Dataset:
         n = int(self.info["splits"][name])
         shapes = (offsets.shape, lengths.shape, labels.shape)
         fits = shapes == ((n,), (n,), (n, len(self.taxonomy.ranks)))
-        if not fits or (n and 4 * offsets[-1] + lengths[-1] > bases.n):
+        if not fits or (n and not sequences.is_whole()):
             raise InputError(
                 f"the arrays of '{name}' do not hold the {n:,} windows of dataset.json", path=str(self.path)
             )
         table = stem.with_suffix(".parquet")
-        sequences = PackedSequences(bases, offsets, lengths)
         return LabelledWindows(sequences, labels, lambda: _read_places(table))
 
 
 # ---------------------------------------------------------------- Parquet
 
 
-def read_windows(path: Path, taxonomy: Taxonomy) -> LabelledWindows:
+def read_windows(path: Path, taxonomy: Taxonomy, alphabet: AlphabetName = "dna") -> LabelledWindows:
     """Read one Parquet file of labelled windows into memory.
 
     Raises InputError if it is absent, is not such a file, lacks a column, or does not fit ``taxonomy``.
@@ -265,7 +286,7 @@ def read_windows(path: Path, taxonomy: Taxonomy) -> LabelledWindows:
     # Sequences go to the model as they are, so that this is the last place to find other letters.
     used = np.bincount(sequences.data, minlength=256)
     used[list(b"ACGTN")] = 0
-    if used.any():
+    if alphabet == "dna" and used.any():
         raise InputError(
             f"column 'sequence' has the character {chr(int(used.argmax()))!r}; expected A, C, G, T, N",
             path=str(path),
@@ -349,8 +370,10 @@ class WindowBlock(NamedTuple):
     ``names``, ``groups``: Arrow arrays of strings.  ``files``: int32 (n,), number of the input file.
     ``starts``: int64 (n,), bp on the record.  ``taxids``: int64 (n,), 0 where there is none.
     ``classes``: int32 (n, R), class number within each rank.  ``gc``: float32 (n,), share of G and C among
-    A, C, G, T.  ``lengths``: int32 (n,), in bp.  ``packed``, ``gaps``: the sequences, one after the other,
-    as :meth:`wyrcli.packing.PackedWriter.append_packed` takes them.
+    A, C, G, T; None for proteins and texts.  ``lengths``: int32 (n,), in bp (residues, characters).
+    ``packed``, ``gaps``: the sequences, one after the other, as
+    :meth:`wyrcli.packing.PackedWriter.append_packed` takes them.  ``sizes``: for proteins and texts, whose
+    ``packed`` is UTF-8: int64 (n,), the bytes of each.
     """
 
     names: pa.Array
@@ -359,15 +382,20 @@ class WindowBlock(NamedTuple):
     groups: pa.Array
     taxids: NDArray[np.int64]
     classes: NDArray[np.int32]
-    gc: NDArray[np.float32]
+    gc: NDArray[np.float32] | None
     lengths: NDArray[np.int32]
     packed: bytes
     gaps: NDArray[np.int64]
+    sizes: NDArray[np.int64] | None = None
 
     def letters(self) -> pa.Array:
         """The sequences as an Arrow array of strings."""
         import pyarrow as pa
 
+        if self.sizes is not None:
+            offsets = np.append(0, np.cumsum(self.sizes))
+            buffers = pa.py_buffer(offsets), pa.py_buffer(self.packed)
+            return pa.LargeStringArray.from_buffers(len(self.sizes), *buffers)
         letters = unpack(np.frombuffer(self.packed, dtype=np.uint8))
         for start, stop in self.gaps.tolist():
             letters[start:stop] = ord("N")
@@ -391,20 +419,28 @@ class DatasetWriter:
 
     The columns of the Parquet files: name (of the record), start, stop (0-based, half-open, bp on the
     record), file (input), group (windows of one group are on one side of the split, where the method of
-    splitting says so), taxid, gc (share), sequence, and one per rank, called like the rank, with the name
-    of the taxon.
+    splitting says so), taxid, gc (share; not of proteins and texts), sequence, and one per rank, called like
+    the rank, with the name of the taxon.
 
     ``info`` goes into dataset.json beside what the writer itself knows, and may be added to until the
     block of :meth:`create` ends.  ``sizes``: windows written so far, per split.
     """
 
-    def __init__(self, directory: Path, taxonomy: Taxonomy, files: Sequence[str], stack: ExitStack) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        taxonomy: Taxonomy,
+        files: Sequence[str],
+        alphabet: AlphabetName,
+        stack: ExitStack,
+    ) -> None:
         import pyarrow as pa
 
         clash = [rank for rank in taxonomy.ranks if rank in (*_PLACES, *_OTHER_COLUMNS)]
         if clash:
             raise WyrError(f"a rank cannot be called '{clash[0]}'; a column of the dataset has that name")
         self.taxonomy = taxonomy
+        self.alphabet = alphabet
         self.info: dict[str, Any] = {}
         self.sizes = dict.fromkeys(SPLITS, 0)
         self._directory = directory
@@ -413,7 +449,8 @@ class DatasetWriter:
         repeating = pa.dictionary(pa.int32(), pa.string())
         self._schema = pa.schema(
             [(name, pa.type_for_alias(alias)) for name, alias in _PLACES.items()]
-            + [("file", repeating), ("group", pa.large_string()), ("taxid", pa.int64()), ("gc", pa.float32())]
+            + [("file", repeating), ("group", pa.large_string()), ("taxid", pa.int64())]
+            + ([("gc", pa.float32())] if alphabet == "dna" else [])
             + [("sequence", pa.large_string()), *((rank, repeating) for rank in taxonomy.ranks)]
         )
         # Compression takes longer than all the rest, and lets other threads run meanwhile.
@@ -422,13 +459,19 @@ class DatasetWriter:
         self._writing: deque[Future[None]] = deque()
         self._most_writing = n_threads
         self._splits = {
-            split: _SplitWriter(directory / split, len(taxonomy.ranks), stack) for split in SPLITS
+            split: _SplitWriter(directory / split, len(taxonomy.ranks), alphabet, stack) for split in SPLITS
         }
 
     @classmethod
     @contextmanager
     def create(
-        cls, directory: Path, taxonomy: Taxonomy, *, window_bp: int, files: Sequence[str]
+        cls,
+        directory: Path,
+        taxonomy: Taxonomy,
+        *,
+        window_bp: int,
+        files: Sequence[str],
+        alphabet: AlphabetName = "dna",
     ) -> Iterator[DatasetWriter]:
         """A writer into an empty directory, which is a dataset when the block has ended without an error.
 
@@ -436,7 +479,7 @@ class DatasetWriter:
         ``files``: names of the input files.
         """
         with ExitStack() as stack:
-            writer = cls(directory, taxonomy, files, stack)
+            writer = cls(directory, taxonomy, files, alphabet, stack)
             yield writer
             for split in SPLITS:
                 writer._start_part(split)
@@ -478,9 +521,10 @@ class DatasetWriter:
             "file": pa.DictionaryArray.from_arrays(block.files, self._files),
             "group": block.groups,
             "taxid": pa.array(block.taxids),
-            "gc": pa.array(block.gc),
             "sequence": block.letters(),
         }
+        if block.gc is not None:
+            columns["gc"] = pa.array(block.gc)
         for r, rank in enumerate(self.taxonomy.ranks):
             numbers = np.ascontiguousarray(block.classes[:, r])
             columns[rank] = pa.DictionaryArray.from_arrays(numbers, self._taxa[r])
@@ -490,6 +534,7 @@ class DatasetWriter:
         content = {
             "format": _FORMAT,
             "wyr": __version__,
+            "alphabet": self.alphabet,
             "window_bp": window_bp,
             "ranks": list(self.taxonomy.ranks),
             "splits": self.sizes,
@@ -504,9 +549,9 @@ class DatasetWriter:
 class _SplitWriter:
     """The arrays of one split, and what is to go into the next part of its Parquet file."""
 
-    def __init__(self, stem: Path, n_ranks: int, stack: ExitStack) -> None:
+    def __init__(self, stem: Path, n_ranks: int, alphabet: AlphabetName, stack: ExitStack) -> None:
         enter = stack.enter_context
-        self._bases = enter(PackedWriter(stem))
+        self._sequences = enter(PackedWriter(stem)) if alphabet == "dna" else enter(ByteWriter(stem))
         self._offsets = enter(ArrayWriter(Path(f"{stem}.offsets.npy"), np.int64))
         self._lengths = enter(ArrayWriter(Path(f"{stem}.lengths.npy"), np.int32))
         self._labels = enter(ArrayWriter(Path(f"{stem}.labels.npy"), np.int32, (n_ranks,)))
@@ -517,13 +562,21 @@ class _SplitWriter:
         self.held_bp = 0
 
     def write(self, block: WindowBlock) -> None:
-        sizes = packed_size(block.lengths.astype(np.int64))
-        self._offsets.append(self._bases.n // 4 + np.cumsum(sizes) - sizes)
-        self._lengths.append(block.lengths)
-        self._bases.append_packed(block.packed, block.gaps)
+        if isinstance(self._sequences, PackedWriter):
+            sizes = packed_size(block.lengths.astype(np.int64))
+            self._lengths.append(block.lengths)
+            before, held = self._sequences.n // 4, 4 * len(block.packed)
+            self._sequences.append_packed(block.packed, block.gaps)
+        else:
+            assert block.sizes is not None, "what is not packed tells its sizes"
+            sizes = block.sizes
+            self._lengths.append(sizes)
+            before, held = self._sequences.n, len(block.packed)
+            self._sequences.append(block.packed)
+        self._offsets.append(before + np.cumsum(sizes) - sizes)
         self._labels.append(block.classes)
         self._blocks.append(block)
-        self.held_bp += 4 * len(block.packed)
+        self.held_bp += held
 
     def take_part(self) -> tuple[Path, list[WindowBlock]]:
         """Where the next part belongs, and what is in it."""

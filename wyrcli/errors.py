@@ -4,7 +4,8 @@
     ├── InputError        a sequence or table cannot be read as what it should be
     ├── TaxonomyError     an unknown taxon, rank or taxid
     ├── CheckpointError   a model directory of the wrong kind, format or shape
-    └── DeviceError       a device was asked for that this machine lacks
+    ├── DeviceError       a device was asked for that this machine lacks
+    └── Interrupted       a signal ended the work, which can go on later
 
 Each message is one line that says what is wrong, where, and what was expected.
 The command line turns any of them into ``wyr: error: ...`` and exit code 1.
@@ -12,7 +13,7 @@ The command line turns any of them into ``wyr: error: ...`` and exit code 1.
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "DeviceError", "InputError", "TaxonomyError", "WyrError"]
+__all__ = ["CheckpointError", "DeviceError", "InputError", "Interrupted", "TaxonomyError", "WyrError"]
 
 
 class WyrError(Exception):
@@ -66,6 +67,14 @@ class DeviceError(WyrError):
     """The requested device is not available on this machine."""
 
 
+class Interrupted(WyrError):
+    """Work was told to stop and can go on later.  ``signal``: the number of SIGTERM or SIGINT."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
 def printable(text: str, limit: int = 80) -> str:
     """Text from a file made safe for a terminal: no control characters, at most ``limit`` long.
 
@@ -74,3 +83,11 @@ def printable(text: str, limit: int = 80) -> str:
     """
     clean = "".join(c if c.isprintable() else "?" for c in text)
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """
+    >>> counted(1, "record"), counted(2000, "record"), counted(0, "class", "classes")
+    ('1 record', '2,000 records', '0 classes')
+    """
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

@@ -21,9 +21,9 @@ from wyrcli.errors import InputError
 from wyrcli.explanation import find_runs
 from wyrcli.metrics import average_precision, balanced_accuracy
 from wyrcli.model.explainer import Explainer
-from wyrcli.model.explanandum import Explanandum
+from wyrcli.model.explanandum import BaseExplanandum
 from wyrcli.model.masking import get_operator
-from wyrcli.model.tokens import KmerTokenizer
+from wyrcli.model.tokens import Tokenizer
 
 __all__ = ["CONDITIONS", "Evaluation", "Truth", "evaluate", "read_truth"]
 
@@ -92,10 +92,10 @@ class Evaluation:
 
 
 def evaluate(
-    explanandum: Explanandum,
+    explanandum: BaseExplanandum,
     explainer: Explainer,
     operator: str,
-    tokenizer: KmerTokenizer,
+    tokenizer: Tokenizer,
     windows: EvaluatedWindows,
     *,
     device: torch.device,
@@ -175,13 +175,14 @@ def cut_chunks(
     return [
         sequence[spans[first, 0] : spans[end - 1, 1]]
         for first, end in find_runs(relevant)
-        if relevant[first] == wanted
+        # A token of a text may cover no character.
+        if relevant[first] == wanted and spans[first, 0] < spans[end - 1, 1]
     ]
 
 
 def classify_chunks(
-    explanandum: Explanandum,
-    tokenizer: KmerTokenizer,
+    explanandum: BaseExplanandum,
+    tokenizer: Tokenizer,
     pieces: Sequence[Sequence[str]],
     device: torch.device,
     batch_size: int,
@@ -271,14 +272,15 @@ def covered(spans: NDArray[np.int64], intervals: NDArray[np.int64] | None) -> ND
     if intervals is None or len(spans) == 0:
         return np.zeros(len(spans), dtype=np.bool_)
     origin = int(spans[0, 0])
-    inside = np.zeros(int(spans[-1, 1]) - origin + 1, dtype=np.int64)
+    inside = np.zeros(int(spans[:, 1].max()) - origin + 1, dtype=np.int64)
     for start, stop in intervals:
         start, stop = max(int(start) - origin, 0), min(int(stop) - origin, len(inside) - 1)
         if start < stop:
             inside[start:stop] = 1
     total = np.concatenate([[0], np.cumsum(inside)])
     bases = total[spans[:, 1] - origin] - total[spans[:, 0] - origin]
-    return np.asarray(2 * bases >= spans[:, 1] - spans[:, 0])
+    sizes = spans[:, 1] - spans[:, 0]
+    return np.asarray((2 * bases >= sizes) & (sizes > 0))
 
 
 def read_truth(planted: Path, decoys: Path | None = None) -> Truth:

@@ -19,7 +19,7 @@ class GenBankRecord(NamedTuple):
     """What is used of a record.
 
     ``name``: accession and version.  ``sequence``: ``''`` where the record only says of which others it is
-    made.  ``genome``: what it is a part of.
+    made.  ``genome``: what it is a part of; ``''``: nothing tells.
     """
 
     name: str
@@ -45,6 +45,8 @@ def read_genbank(path: str, pieces: Iterator[bytes], *, asks_taxids: bool) -> It
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", BiopythonWarning)
+                # Prokka runs a long name and the length together; neither is used.
+                warnings.filterwarnings("ignore", "Attempting to parse malformed locus", BiopythonWarning)
                 record = next(records, None)
         except (InputError, DamagedError, OSError, MemoryError):
             raise

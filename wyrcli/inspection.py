@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wyrcli.alphabets import ALPHABETS, DNA, Alphabet
 from wyrcli.dataset import SPLITS, Dataset
 from wyrcli.errors import WyrError
 
@@ -19,15 +20,16 @@ __all__ = ["Inspection", "draw", "inspect"]
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """Tables of a dataset.
+    """Tables of a dataset.  Lengths are in the unit of its ``alphabet``; only DNA has columns about G and C.
 
-    ``splits``: one row per split: windows, bases, shortest, median and longest window (bp), gc_low, gc and
+    ``splits``: one row per split: windows, total, shortest, median and longest length, gc_low, gc and
     gc_high (5th percentile, mean and 95th percentile of the share of G and C).
     ``taxa``: per rank, one row per taxon, the most frequent first: taxon, taxid, windows per split, windows
-    in all, share, bp (median length), gc (mean).
-    ``windows``: one row per window: split, bp, gc, and one categorical column per rank.
+    in all, share, length (median), gc (mean).
+    ``windows``: one row per window: split, length, gc, and one categorical column per rank.
     """
 
+    alphabet: Alphabet
     splits: pd.DataFrame
     taxa: dict[str, pd.DataFrame]
     windows: pd.DataFrame
@@ -44,11 +46,13 @@ def inspect(dataset: Dataset) -> Inspection:
     import pandas as pd
 
     ranks = dataset.taxonomy.ranks
+    alphabet = ALPHABETS[dataset.alphabet]
+    own = ["gc"] if alphabet == DNA else []
     parts = []
     for split in SPLITS:
         labels = dataset.split(split).labels
         path = dataset.path / f"{split}.parquet"
-        part = pd.read_parquet(path, columns=["start", "stop", "gc"])
+        part = pd.read_parquet(path, columns=["start", "stop", *own])
         if len(part) != len(labels):
             raise WyrError(f"{path}: {len(part):,} rows; {len(labels):,} windows in the arrays beside it")
         columns = {"split": pd.Categorical.from_codes([SPLITS.index(split)] * len(part), list(SPLITS))}
@@ -56,22 +60,24 @@ def inspect(dataset: Dataset) -> Inspection:
             rank: pd.Categorical.from_codes(labels[:, r], list(dataset.taxonomy.taxa[r]))
             for r, rank in enumerate(ranks)
         }
-        parts.append(pd.DataFrame({"bp": part["stop"] - part["start"], "gc": part["gc"], **columns}))
+        lengths = {"length": part["stop"] - part["start"]}
+        parts.append(pd.DataFrame({**lengths, **part[own], **columns}))
     windows = pd.concat(parts, ignore_index=True)
 
     by_split = windows.groupby("split", observed=False)
     splits = pd.DataFrame(
         {
             "windows": by_split.size(),
-            "bases": by_split["bp"].sum(),
-            "shortest": by_split["bp"].min(),
-            "median": by_split["bp"].median(),
-            "longest": by_split["bp"].max(),
-            "gc_low": by_split["gc"].quantile(0.05),
-            "gc": by_split["gc"].mean(),
-            "gc_high": by_split["gc"].quantile(0.95),
+            "total": by_split["length"].sum(),
+            "shortest": by_split["length"].min(),
+            "median": by_split["length"].median(),
+            "longest": by_split["length"].max(),
         }
     )
+    if own:
+        splits["gc_low"] = by_split["gc"].quantile(0.05)
+        splits["gc"] = by_split["gc"].mean()
+        splits["gc_high"] = by_split["gc"].quantile(0.95)
     taxa = {}
     for r, rank in enumerate(ranks):
         by_taxon = windows.groupby(rank, observed=False)
@@ -79,13 +85,14 @@ def inspect(dataset: Dataset) -> Inspection:
         table.columns = list(SPLITS)  # plain, so that columns can be added
         table["windows"] = by_taxon.size()
         table["share"] = table["windows"] / max(len(windows), 1)
-        table["bp"] = by_taxon["bp"].median()
-        table["gc"] = by_taxon["gc"].mean()
+        table["length"] = by_taxon["length"].median()
+        if own:
+            table["gc"] = by_taxon["gc"].mean()
         taxids = dataset.taxonomy.taxids[r] if dataset.taxonomy.taxids else (0,) * len(table)
         table.insert(0, "taxid", taxids)
         table = table.rename_axis("taxon").reset_index()
         taxa[rank] = table.sort_values("windows", ascending=False, kind="stable", ignore_index=True)
-    return Inspection(splits, taxa, windows)
+    return Inspection(alphabet, splits, taxa, windows)
 
 
 def draw(found: Inspection, path: Path) -> None:
@@ -98,18 +105,25 @@ def draw(found: Inspection, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     colours = dict(zip(SPLITS, ("#0072B2", "#E69F00", "#009E73"), strict=True))  # Okabe and Ito
-    figure, (lengths, gc, balance) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    names = ("lengths", "gc", "balance") if found.alphabet == DNA else ("lengths", "balance")
+    figure, row = plt.subplots(1, len(names), figsize=(13 / 3 * len(names), 3.8), layout="constrained")
+    axes = dict(zip(names, row, strict=True))
+    lengths, balance = axes["lengths"], axes["balance"]
     present = [split for split in SPLITS if found.splits.loc[split, "windows"]]
     parts = {split: found.windows[found.windows["split"] == split] for split in present}
     style = {"histtype": "step", "density": True, "lw": 1.5}
-    longest = int(found.windows["bp"].max())
+    longest = int(found.windows["length"].max())
     for split, part in parts.items():
         label = f"{split} ({len(part):,})"
-        lengths.hist(part["bp"], bins=50, range=(0, longest + 1), color=colours[split], label=label, **style)
-        gc.hist(part["gc"], bins=50, range=(0, 1), color=colours[split], **style)
-    lengths.set(xlabel="window length (bp)", ylabel="density of windows", yscale="log")
+        bins = {"bins": 50, "range": (0, longest + 1)}
+        lengths.hist(part["length"], color=colours[split], label=label, **bins, **style)
+        if "gc" in axes:
+            axes["gc"].hist(part["gc"], bins=50, range=(0, 1), color=colours[split], **style)
+    unit = found.alphabet.unit
+    lengths.set(xlabel=f"window length ({unit})", ylabel="density of windows", yscale="log")
     lengths.legend(loc="upper left", frameon=False)
-    gc.set(xlabel="share of G and C", ylabel="density of windows", xlim=(0, 1))
+    if "gc" in axes:
+        axes["gc"].set(xlabel="share of G and C", ylabel="density of windows", xlim=(0, 1))
     for (rank, table), line in zip(
         found.taxa.items(), ("-", "--", ":", "-.") * len(found.taxa), strict=False
     ):
@@ -118,7 +132,7 @@ def draw(found: Inspection, path: Path) -> None:
         balance.plot(np.arange(1, len(sizes) + 1), sizes, line, color="black", marker=".", ms=3, label=label)
     balance.set(xlabel="taxon, by frequency", ylabel="windows", xscale="log", yscale="log")
     balance.legend(loc="lower left", frameon=False)
-    for axis in (lengths, gc, balance):
+    for axis in axes.values():
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -1,17 +1,19 @@
 """What tables, header lines and names say of a record: its taxid or taxa, its genome, its split.
 
-One row speaks of one record, known by its name, or of all records of one file, known by its base name or
-by the assembly accession with which that starts.
+One row speaks of one record, known by its name, or of all records of one file, known by the end of its path
+(``genomic.fna``, ``GCF_1/genomic.fna``) or by the assembly accession with which its base name starts.
 """
 
 from __future__ import annotations
 
 import operator
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import compress, count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from wyrcli.errors import InputError, printable
@@ -78,17 +80,23 @@ class Entry(NamedTuple):
     split: str | None
 
 
-class Labels(NamedTuple):
-    """Entries by record name, and by the base name or the assembly accession of a file."""
+@dataclass
+class Labels:
+    """Entries by record name, and by file: the end of its path, or its assembly accession.
+
+    ``is_whole``: no row was left out, and each should speak of something that is there.
+    """
 
     by_name: Mapping[str, Entry]
     by_file: Mapping[str, Entry]
+    is_whole: bool = True
+    _used: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def find(self, name: str, file: str) -> tuple[Entry | None, bool]:
         """The entry of a record (None: there is none), and whether it was found by the file.
 
-        Looked up in this order: the name; the name without a version such as ``.1`` at its end; the base
-        name of the file; the assembly accession with which that starts.
+        Looked up in this order: the name; the name without a version such as ``.1`` at its end; the file by
+        as much of the end of its path as a row tells; the assembly accession with which its name starts.
 
         >>> labels = Labels({"NC_1": Entry(562, None, None)}, {"GCF_1.2": Entry(None, "g", "test")})
         >>> labels.find("NC_1.3", "a.fna")
@@ -96,14 +104,24 @@ class Labels(NamedTuple):
         >>> labels.find("read", "some/where/GCF_1.2_x.fna.gz")
         (Entry(label=None, genome='g', split='test'), True)
         """
-        entry = self.by_name.get(name) or self.by_name.get(_without_version(name))
-        if entry is not None:
+        key = name if name in self.by_name else _without_version(name)
+        if (entry := self.by_name.get(key)) is not None:
+            if self.is_whole:
+                self._used.add(key)
             return entry, False
-        base = Path(file).name
-        entry = self.by_file.get(base)
-        if entry is None and (accession := _ASSEMBLY_ACCESSION.match(base)):
-            entry = self.by_file.get(accession[0])
-        return entry, entry is not None
+        for key in _file_keys(file):
+            if (entry := self.by_file.get(key)) is not None:
+                if self.is_whole:
+                    self._used.add(f"/{key}")  # apart from the names
+                return entry, True
+        return None, False
+
+    def __len__(self) -> int:
+        return len(self.by_name) + len(self.by_file)
+
+    def count_unused(self) -> int:
+        """Of how many names and files nothing was found so far; 0 if that is no wonder."""
+        return len(self) - len(self._used) if self.is_whole else 0
 
 
 class Columns(NamedTuple):
@@ -121,7 +139,9 @@ class Columns(NamedTuple):
     ranks: tuple[str, ...]
 
 
-def find_columns(columns: Sequence[str], ranks: tuple[str, ...] | None, path: str) -> Columns:
+def find_columns(
+    columns: Sequence[str], ranks: tuple[str, ...] | None, path: str, *, is_text: bool = False
+) -> Columns:
     """Which column means what; upper and lower case are the same.
 
     Parameters
@@ -129,6 +149,7 @@ def find_columns(columns: Sequence[str], ranks: tuple[str, ...] | None, path: st
     columns: of a :class:`~wyrcli.tables.Table`.
     ranks: ranks that need a column; ``domain`` and ``superkingdom`` are one rank.  None: no rank is asked.
     path: shown in errors.
+    is_text: the sequences are texts, and their column may be called so.
 
     Raises InputError: a rank has no column, or two columns mean the same.
     """
@@ -156,7 +177,9 @@ def find_columns(columns: Sequence[str], ranks: tuple[str, ...] | None, path: st
         return column
 
     return Columns(
-        sequence=first("sequence", "seq", *(["x"] if "tax_id" in lower else [])),
+        sequence=first(
+            *(["text"] if is_text else []), "sequence", "seq", *(["x"] if "tax_id" in lower else [])
+        ),
         taxid=first(*_TAXID_COLUMNS),
         name=first(*_NAME_COLUMNS),
         file=first(*_FILE_COLUMNS),
@@ -172,9 +195,9 @@ def read_labels(
     """Read a table of labels: CSV, TSV or Parquet with a header (see :mod:`wyrcli.tables`).
 
     The key of a row is its name, if it has one: beside it, a file says where the record lies.  Else it is
-    the base name of its file, or in a table like NCBI's assembly_summary.txt its assembly accession.  In a
-    table without files an accession is a name; in NCBI's accession2taxid tables each row has two keys, the
-    accession with and without its version.
+    its file, with the folders that are told, or in a table like NCBI's assembly_summary.txt its assembly
+    accession.  In a table without files an accession is a name; in NCBI's accession2taxid tables each row
+    has two keys, the accession with and without its version.
 
     Parameters
     ----------
@@ -210,10 +233,14 @@ def read_labels(
                         if key:
                             _put(by_name, column, key, entry)
                 elif row.file:
-                    _put(by_file, file, Path(row.file).name, entry)
+                    _put(by_file, file, _file_key(row.file), entry)
             except ValueError as error:
                 raise InputError(str(error), path=table.path, record=record) from None
-    return Labels(by_name, by_file)
+        # NCBI's tables speak of everything there is.
+        is_whole = wanted is None and not any(
+            column.lower() in (_VERSIONED, "accession", _ASSEMBLY) for column in (*names, file or "")
+        )
+    return Labels(by_name, by_file, is_whole)
 
 
 class _Row(NamedTuple):
@@ -326,6 +353,30 @@ def _without_version(name: str) -> str:
     return _VERSION.sub("", name)
 
 
+def _file_key(cell: str) -> str:
+    """What a table calls a file, without what says nothing of the file's own place.
+
+    >>> _file_key("./GCF_1//genomic.fna"), _file_key("../a.fna"), _file_key("/data/a.fna")
+    ('GCF_1/genomic.fna', 'a.fna', 'data/a.fna')
+    """
+    parts = PurePosixPath(os.path.normpath(cell)).parts
+    return "/".join(part for part in parts if part not in ("/", "//", "..", "."))
+
+
+# All records of a file ask for it.
+@lru_cache(maxsize=64)
+def _file_keys(file: str) -> tuple[str, ...]:
+    """The keys under which a table may know a file, the one that tells most first.
+
+    >>> _file_keys("x/GCF_1.2_y.fna")
+    ('x/GCF_1.2_y.fna', 'GCF_1.2_y.fna', 'GCF_1.2')
+    """
+    parts = _file_key(file).split("/")
+    accession = _ASSEMBLY_ACCESSION.match(parts[-1])
+    endings = ("/".join(parts[i:]) for i in range(len(parts)))
+    return (*endings, *([accession[0]] if accession else []))
+
+
 def _listed(columns: Iterable[str]) -> str:
     return printable(", ".join(columns), limit=300)
 
@@ -352,10 +403,10 @@ def split_in_name(base: str) -> str | None:
 
 
 def genome_in_name(name: str) -> str:
-    """What a record named so is a part of: of its WGS project, or of nothing but itself.
+    """The WGS project that a record named so is a part of; '' if the name tells none.
 
     >>> genome_in_name("NZ_ABCD01000012.1|kraken:taxid|562"), genome_in_name("NC_000913.3")
-    ('NZ_ABCD01', 'NC_000913.3')
+    ('NZ_ABCD01', '')
     """
     match = _WGS_CONTIG.fullmatch(_KRAKEN_PART.sub("", name))
-    return match[1] if match else name
+    return match[1] if match else ""

@@ -67,6 +67,13 @@ _RANKS_OF_2025 = {
     3412574: "realm",  # Singelaviria
 }
 
+# From the widest to the narrowest; others that NCBI has (clade, strain, ...) have no certain place.
+_USUAL_ORDER = """
+    superkingdom realm kingdom subkingdom superphylum phylum subphylum infraphylum superclass class subclass
+    infraclass cohort subcohort superorder order suborder infraorder parvorder superfamily family subfamily
+    tribe subtribe genus subgenus section subsection series species subspecies
+""".split()
+
 # Run with the working directory of the build; stdout and stderr are caught.
 _BUILD = """
 import sys, warnings
@@ -157,6 +164,33 @@ class NcbiTaxonomy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def check_ranks(self, ranks: Sequence[str]) -> None:
+        """Raise TaxonomyError for a rank that no taxon has, and unless they go from wide to narrow."""
+        for rank in ranks:
+            if not self._has_rank(rank):
+                rows = self._db.execute("SELECT DISTINCT rank FROM species").fetchall()
+                found = {canonical_rank(own) for (own,) in rows}
+                found.update(filter(self._has_rank, ["realm"]))  # of old dumps, where it is a clade
+                known = [own for own in _USUAL_ORDER if own in found]
+                listed = ", ".join([*known, *sorted(found.difference(known, ["no rank"]))])
+                raise TaxonomyError(f"the taxonomy has no rank '{printable(rank)}'; it has {listed}")
+        usual = [rank for rank in map(canonical_rank, ranks) if rank in _USUAL_ORDER]
+        ordered = sorted(usual, key=_USUAL_ORDER.index)
+        if usual != ordered:
+            found_order, expected = ", ".join(usual), ", ".join(ordered)
+            raise TaxonomyError(f"the ranks are {found_order}; expected the widest first: {expected}")
+
+    def _has_rank(self, rank: str) -> bool:
+        """Whether any taxon has it; a rank that is in use is found at once."""
+        rank = canonical_rank(rank)
+        names = [
+            own for own in {rank, "domain", "acellular root"} if canonical_rank(own) == rank != "no rank"
+        ]
+        taxids = [taxid for taxid, own in _RANKS_OF_2025.items() if own == rank]
+        places = (", ".join("?" * len(values)) for values in (names, taxids))
+        query = "SELECT 1 FROM species WHERE rank IN ({}) OR taxid IN ({}) LIMIT 1".format(*places)
+        return self._db.execute(query, [*names, *taxids]).fetchone() is not None
 
     def resolve(self, taxid: int) -> tuple[int | None, TaxidStatus]:
         """The taxid in use today for ``taxid`` (None if there is none), and what became of ``taxid``."""
@@ -274,7 +308,10 @@ def _describe(taxdump: Path) -> tuple[dict[str, str], str]:
             while block := part.stream.read(1 << 20):
                 digests[part.name].update(block)
     except _DAMAGED as error:
-        raise InputError(f"{printable(str(error))}; {_EXPECTED}", path=str(taxdump)) from None
+        what = printable(str(error))
+        if what.startswith("file could not be opened"):  # and then tarfile lists what it tried
+            what = "not a taxdump (folder, tar, zip)"
+        raise InputError(f"{what}; {_EXPECTED}", path=str(taxdump)) from None
     except OSError as error:
         # bz2 and gzip call damage so, without a number; a zip may ask for bytes before its beginning, and
         # a time of change may be more than the calendar of the system holds.

@@ -9,6 +9,10 @@ A packed text is a row of sequences, in two NumPy files:
 Every sequence begins with a byte, so up to three bases between two sequences mean nothing.  7.8 Gbp take
 2 GB, any window is read without reading the others, and all processes of a machine share what the
 operating system keeps of the file in memory.
+
+What is made of other characters than bases is kept as it is:
+
+    X.bytes.npy   uint8 (bytes,): the characters, all of the same number of bytes or as UTF-8
 """
 
 from __future__ import annotations
@@ -23,9 +27,14 @@ from typing import Any, Protocol, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from wyrcli.alphabets import Alphabet
+
 __all__ = [
     "REVERSE_COMPLEMENT",
     "ArrayWriter",
+    "ByteSequences",
+    "ByteWriter",
+    "Characters",
     "LazyStrings",
     "PackedBases",
     "PackedSequences",
@@ -174,6 +183,39 @@ class PackedWriter:
         self.close()
 
 
+class ByteWriter:
+    """Writes characters as they are; close it before they are read.
+
+    ``n``: characters of ``width`` bytes so far.
+    """
+
+    def __init__(self, stem: Path, width: int = 1) -> None:
+        self._bytes = ArrayWriter(_bytes_path(stem), np.uint8)
+        self._width = width
+
+    @property
+    def n(self) -> int:
+        return self._bytes.n // self._width
+
+    def append(self, characters: bytes) -> None:
+        """Add one sequence, or several."""
+        self._bytes.append(np.frombuffer(characters, dtype=np.uint8))
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._bytes.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _bytes_path(stem: Path) -> Path:
+    return stem.with_name(stem.name + ".bytes.npy")
+
+
 def _bases_path(stem: Path) -> Path:
     return stem.with_name(stem.name + ".bases.npy")
 
@@ -273,6 +315,28 @@ class PackedBases:
             self._packed.close()
 
 
+class Characters:
+    """Characters of ``alphabet.width`` bytes each, given out in pieces, for one pass through them.
+
+    Parameters
+    ----------
+    stem: that of a :class:`ByteWriter` of the same width.
+    """
+
+    def __init__(self, stem: Path, alphabet: Alphabet) -> None:
+        self._bytes = _ReadBytes(_bytes_path(stem))
+        self.codec = alphabet.codec
+        self.width = alphabet.width
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Characters [start, stop)."""
+        return self._bytes[self.width * start : self.width * stop].tobytes()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._bytes.close()
+
+
 class LazyStrings(Sequence[str]):
     """Strings of which each is made only when it is asked for, by ``_at``."""
 
@@ -308,9 +372,52 @@ class PackedSequences(LazyStrings):
         self.offsets = offsets
         self.lengths = lengths
 
+    def is_whole(self) -> bool:
+        """Whether the text holds the last sequence to its end; only where there is one."""
+        return bool(4 * self.offsets[-1] + self.lengths[-1] <= self._bases.n)
+
     def __len__(self) -> int:
         return len(self.lengths)
 
     def _at(self, i: int) -> str:
         start = 4 * int(self.offsets[i])
         return self._bases.text(start, start + int(self.lengths[i])).decode("ascii")
+
+
+class ByteSequences(LazyStrings):
+    """N strings in one row of bytes.
+
+    ``data``: uint8, UTF-8.  ``offsets``: int64 (N,), the byte with which each begins.  ``lengths``: int32
+    (N,), in bytes.
+    """
+
+    _noun = "sequence"
+
+    def __init__(
+        self, data: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDArray[np.int32]
+    ) -> None:
+        self._data = data
+        self.offsets = offsets
+        self.lengths = lengths
+
+    @classmethod
+    def open(cls, stem: Path, offsets: NDArray[np.int64], lengths: NDArray[np.int32]) -> ByteSequences:
+        """Strings of what a :class:`ByteWriter` of that stem wrote, read in place.
+
+        Raises OSError, or ValueError for a file that is no such array.
+        """
+        data = np.load(_bytes_path(stem), mmap_mode="r")
+        if data.dtype != np.uint8 or data.ndim != 1:
+            raise ValueError("not bytes")
+        return cls(np.asarray(data), offsets, lengths)
+
+    def is_whole(self) -> bool:
+        """Whether the bytes hold the last string to its end; only where there is one."""
+        return bool(self.offsets[-1] + self.lengths[-1] <= len(self._data))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def _at(self, i: int) -> str:
+        start = int(self.offsets[i])
+        return str(self._data[start : start + int(self.lengths[i])].tobytes(), "utf-8")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,13 +22,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wyrcli.alphabets import ALPHABETS, AlphabetName
 from wyrcli.dataset import FILES, SPLITS, DatasetWriter, WindowBlock
-from wyrcli.errors import TaxonomyError, WyrError, printable
+from wyrcli.errors import TaxonomyError, WyrError, counted, printable
+from wyrcli.grouping import CROWDED, KINDS, UNITS, GroupBy, complete_groups, group_of
 from wyrcli.labels import Label
 from wyrcli.ncbi import NcbiTaxonomy, Taxon
 from wyrcli.outputs import new_directory
-from wyrcli.sequences import encode
-from wyrcli.sources import SourceReader, SourceRecord, read_sources
+from wyrcli.sequences import encode as encode_dna
+from wyrcli.sequences import encode_protein, encode_text
+from wyrcli.sources import SourceReader, read_sources
 from wyrcli.splitting import TEST, TRAIN, VALIDATION, draw_split, key_of, mix, places_within
 from wyrcli.taxonomy import Taxonomy, canonical_rank
 from wyrcli.windowing import (
@@ -36,6 +39,7 @@ from wyrcli.windowing import (
     Records,
     RecordSpool,
     Windows,
+    cut_texts,
     cut_windows,
     draw_windows,
     examine,
@@ -44,27 +48,35 @@ from wyrcli.windowing import (
 
 __all__ = ["PreparationCounts", "PreparationOptions", "prepare"]
 
-GroupBy = Literal["genome", "record", "file", "taxid"]
 SplitMethod = Literal["auto", "stratified", "genome", "taxon", "given"]
 
 _UNRANKED = Taxon(0, "unknown")
 _REPORT_BYTES = 1 << 20
+_ENCODE: Mapping[AlphabetName, Callable[[str], bytes]] = {
+    "dna": encode_dna,
+    "protein": encode_protein,
+    "text": encode_text,
+}
+_MOST_LEFT_OUT = 100  # names of files that dataset.json lists
 _SPARE = 1.2  # random windows drawn for each that is wanted: some are N, some are duplicates
 
 
 @dataclass(frozen=True)
 class PreparationOptions:
-    """What to make of the records.
+    """What to make of the records.  Lengths are in bp, or in residues of proteins and characters of texts.
 
     Parameters
     ----------
+    alphabet: what the sequences are: ``dna``, ``protein`` or ``text``.
     ranks: from the widest to the narrowest.
     keep_unranked: a rank that a lineage lacks is the class "unknown" (taxid 0); otherwise the record is
         left out, as in the paper (section 3.1).
     window_bp: longest window.
-    stride: windows start every so many bp; 0 stands for ``window_bp``.
-    min_bp: shorter windows are left out.
-    min_acgt: windows with a smaller share of A, C, G and T are left out.
+    stride: windows start every so many bp; 0 stands for ``window_bp``.  Texts have none: they are cut
+        where there is white space.
+    min_bp: shorter windows are left out; 0 stands for the alphabet's ``min_length``, or ``window_bp`` if
+        that is less.
+    min_acgt: windows with a smaller share of A, C, G and T are left out; 0 for other alphabets.
     random: windows at random places instead of every ``stride`` bp; needs ``per_taxon``.
     per_taxon: at most this many windows of each taxon, drawn at random; 0 for all.
     per_taxon_rank: rank of these taxa; empty for the narrowest of ``ranks``.
@@ -72,18 +84,19 @@ class PreparationOptions:
         way); ``genome``: what comes from one genome stays together; ``taxon``: whole taxa of the narrowest
         rank stay together; ``given``: the input says; ``auto``: given where every record says so and some
         train, some test; else genome, if any record is longer than a window; else stratified.
-    group: what counts as one genome: ``genome`` (as the source knows best), ``record`` (its name), ``file``
-        or ``taxid`` (all of one organism).
+    group: what counts as one genome: ``genome`` (as the source knows best, see :mod:`wyrcli.grouping`),
+        ``record``, ``file`` or ``taxid`` (all of one organism).
     validation, test: shares of what is divided (windows, genomes or taxa); for ``test``, None stands for
         0.02 if single windows are divided, as in the paper, and otherwise for 0.1.
     seed: of all that is drawn.
     """
 
+    alphabet: AlphabetName = "dna"
     ranks: tuple[str, ...] = ("superkingdom", "phylum", "genus")
     keep_unranked: bool = False
     window_bp: int = 1500
     stride: int = 0
-    min_bp: int = 200
+    min_bp: int = 0
     min_acgt: float = 0.5
     random: bool = False
     per_taxon: int = 0
@@ -100,13 +113,22 @@ class PreparationOptions:
         if not ranks or len(set(ranks)) != len(ranks):
             raise TaxonomyError(f"ranks are '{', '.join(ranks)}'; expected at least one, each once")
         object.__setattr__(self, "per_taxon_rank", canonical_rank(self.per_taxon_rank) or ranks[-1])
-        object.__setattr__(self, "stride", self.stride or self.window_bp)
-        if self.window_bp < 1 or self.stride < 1 or self.min_bp < 1:
-            raise WyrError("window, stride and shortest window must be at least 1 bp")
-        if self.min_bp > self.window_bp:
+        if self.alphabet not in ALPHABETS:
             raise WyrError(
-                f"the shortest window ({self.min_bp} bp) is longer than the window ({self.window_bp} bp)"
+                f"alphabet is '{printable(self.alphabet)}'; expected one of {', '.join(ALPHABETS)}"
             )
+        alphabet = ALPHABETS[self.alphabet]
+        object.__setattr__(self, "stride", self.stride or self.window_bp)
+        object.__setattr__(self, "min_bp", self.min_bp or min(alphabet.min_length, self.window_bp))
+        if self.window_bp < 1 or self.stride < 1 or self.min_bp < 1:
+            raise WyrError(f"window, stride and shortest window must be at least 1 {alphabet.unit}")
+        if self.min_bp > self.window_bp:
+            shortest, longest = f"{self.min_bp} {alphabet.unit}", f"{self.window_bp} {alphabet.unit}"
+            raise WyrError(f"the shortest window ({shortest}) is longer than the window ({longest})")
+        if self.alphabet != "dna":
+            object.__setattr__(self, "min_acgt", 0.0)
+        if self.alphabet == "text" and (self.random or self.stride != self.window_bp):
+            raise WyrError("texts are cut where there is white space: no random windows, no stride")
         if self.random and not self.per_taxon:
             raise WyrError("random windows need a number per taxon")
         if self.per_taxon < 0:
@@ -131,8 +153,13 @@ class PreparationCounts:
     ``records_read == records_kept + sum(records_dropped.values())``, and a record is kept if the dataset
     has a window of it.  ``windows_cut == sum(windows.values()) + sum(windows_dropped.values())``, where
     ``windows`` is per split.  ``split``: the method of splitting; ``unit``: what it divided, ``units`` how
-    many per split.  ``undivided``: classes with one unit, which trains.  ``classes``: per rank.
+    many per split.  ``unit_kinds``: of genomes, how many are known as such, how many are a file, and how many
+    a record, for want of anything better.  ``undivided``: classes with one unit, which trains.  ``classes``:
+    per rank.  ``bases``: per split; residues or characters, if that is what ``alphabet`` consists of.
     ``untrained``: per rank, classes without a window in the training split, which nobody can learn.
+    ``left_out``: files in folders that were not read, for their names.  ``unused_labels``: names and files in
+    the table of labels of which nothing was found.
+    ``notes`` and ``warnings``: what else the user should know, a line each.
     """
 
     records_read: int = 0
@@ -146,9 +173,15 @@ class PreparationCounts:
     split: str = ""
     unit: str = ""
     units: dict[str, int] = field(default_factory=dict)
+    unit_kinds: dict[str, int] = field(default_factory=dict)
     undivided: int = 0
+    alphabet: AlphabetName = "dna"
     classes: dict[str, int] = field(default_factory=dict)
     untrained: dict[str, int] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+    unused_labels: int = 0
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For dataset.json."""
@@ -164,15 +197,20 @@ class PreparationCounts:
                 "kept": self.windows,
                 "dropped": dict(sorted(self.windows_dropped.items())),
             },
-            "bases": self.bases,
+            ALPHABETS[self.alphabet].characters: self.bases,
             "split": {
                 "method": self.split,
                 "unit": self.unit,
                 "units": self.units,
+                "kinds_of_units": self.unit_kinds,
                 "taxa_with_one_unit": self.undivided,
             },
             "classes": self.classes,
             "classes_without_training_window": self.untrained,
+            "files_left_out": {"number": len(self.left_out), "first": list(self.left_out[:_MOST_LEFT_OUT])},
+            "labels_of_nothing": self.unused_labels,
+            "notes": self.notes,
+            "warnings": self.warnings,
         }
 
 
@@ -210,35 +248,40 @@ def prepare(
     cache_dir: for :meth:`wyrcli.ncbi.NcbiTaxonomy.open`.
     replace: a dataset that is in ``output`` is replaced.
 
-    Windows with too little of A, C, G and T are left out, and windows equal to an earlier one or to its
-    reverse complement.  Sequences wait in the unfinished dataset's own folder, at a quarter of a byte per
-    base; memory grows by some 80 bytes per window, 100 per record, and with the longest record.
+    Windows with too little of A, C, G and T are left out, and windows equal to an earlier one or, in DNA, to
+    its reverse complement.  Sequences wait in the unfinished dataset's own folder, at a quarter of a byte per
+    base, one byte per residue or four per character; memory grows by some 80 bytes per window, 100 per
+    record, and with the longest record.
 
     Raises
     ------
     InputError: a file cannot be read as what it should be.
     WyrError: ``output`` has content, or no window is left.
     """
-    counts = PreparationCounts()
+    counts = PreparationCounts(alphabet=options.alphabet)
     with new_directory(output, replace=FILES if replace else ()) as directory, ExitStack() as stack:
         ncbi = None if taxdump is None else stack.enter_context(NcbiTaxonomy.open(taxdump, cache_dir))
         lineages = _Lineages(ncbi, options)
-        reader = read_sources(inputs, labels=labels, ranks=None if ncbi else lineages.ranks)
+        ranks = None if ncbi else lineages.ranks
+        reader = read_sources(inputs, labels=labels, ranks=ranks, alphabet=options.alphabet)
         stack.callback(reader.close)
+        counts.left_out = reader.left_out
         spool_folder = directory / "spool"
         spool_folder.mkdir()
-        spool = stack.enter_context(RecordSpool(spool_folder / "records"))
-        files = _read(reader, lineages, spool, counts, options, report)
-        records = spool.finish()
+        spool = stack.enter_context(RecordSpool(spool_folder / "records", ALPHABETS[options.alphabet]))
+        unlisted = "without label" if labels is None else f"not in {labels.name}"
+        files = _read(reader, lineages, spool, counts, options, unlisted, report)
+        _count_unused(reader, labels, counts)
+        records, units = complete_groups(spool.finish(), files, options.group)
 
-        method = _choose_method(records, options)
+        method = _choose_method(records, options, counts)
         windows = _cut(records, lineages, options)
         counts.windows_cut = len(windows)
         long_enough = windows.lengths >= options.min_bp
         counts.windows_dropped["too short"] += int((~long_enough).sum())
         windows = windows.take(long_enough)
         content = examine(records, windows, lambda done: report("examining", done, len(windows)))
-        kept = _choose(records, windows, content, lineages, method == "given", counts, options)
+        kept = _choose(records, windows, content, lineages, counts, options, is_given=method == "given")
         windows, content = windows.take(kept), content.take(kept)
         if not len(windows):
             reasons = counts.records_dropped or +counts.windows_dropped
@@ -248,11 +291,13 @@ def prepare(
             )
 
         taxonomy, class_table = lineages.build_taxonomy(np.unique(records.labels[windows.records]))
-        plan = _Plan(records, windows, content, class_table[records.labels[windows.records]])
+        plan = _Plan(records, units, windows, content, class_table[records.labels[windows.records]])
         counts.split = method
         split = _split(plan, taxonomy, options, counts)
         _count(plan, split, taxonomy, counts)
-        with DatasetWriter.create(directory, taxonomy, window_bp=options.window_bp, files=files) as writer:
+        with DatasetWriter.create(
+            directory, taxonomy, window_bp=options.window_bp, files=files, alphabet=options.alphabet
+        ) as writer:
             taxids = lineages.taxids()[records.labels]
             _write(writer, plan, split, taxids, lambda done: report("writing", done, len(windows)))
             writer.info = {
@@ -285,6 +330,9 @@ class _Lineages:
         self._known: dict[Label, tuple[int, str]] = {}  # number, or -1 and the reason
         self._lineages: list[tuple[Taxon, ...]] = []
         self._taxids: list[int] = []
+        if ncbi is not None:
+            ncbi.check_ranks(options.ranks)
+            ncbi.check_ranks([balanced])
         self.merged: set[int] = set()  # numbers of labels that are merged taxids
 
     def find(self, label: Label | None) -> tuple[int, str]:
@@ -317,6 +365,12 @@ class _Lineages:
     def taxids(self) -> NDArray[np.int64]:
         """int64 (labels,), the taxid in use today of each label; 0 where there is none."""
         return np.array(self._taxids, dtype=np.int64)
+
+    def keys(self) -> NDArray[np.uint64]:
+        """uint64 (labels,), equal for labels of the same classes."""
+        n = len(self._class_ranks)
+        keys = [key_of("\n".join(f"{t.taxid} {t.name}" for t in lineage[:n])) for lineage in self._lineages]
+        return np.array(keys, dtype=np.uint64)
 
     def number_taxa(self, *, balanced: bool) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Number of each label's taxon, int64 (labels,), and a key for each of these taxa, uint64 (taxa,).
@@ -358,24 +412,29 @@ def _read(
     spool: RecordSpool,
     counts: PreparationCounts,
     options: PreparationOptions,
+    unlisted: str,
     report: Report,
 ) -> list[str]:
-    """Put all usable records into the spool; returns the files that the records' numbers stand for."""
+    """Put all usable records into the spool; returns the files that the records' numbers stand for.
+
+    ``unlisted``: why a record is left out of which the table of labels knows nothing.
+    """
     files: dict[str, int] = {}
+    alphabet, encode = ALPHABETS[options.alphabet], _ENCODE[options.alphabet]
     next_report = 0
     for record in reader:
         counts.records_read += 1
         if reader.bytes_read >= next_report:
             report("reading", reader.bytes_read, reader.total_bytes)
             next_report = reader.bytes_read + _REPORT_BYTES
-        label, reason = lineages.find(record.label)
+        label, reason = lineages.find(record.label) if record.is_listed else (-1, unlisted)
         # Even where it is left out for its label, a sequence that is none is an error.
         try:
             codes = encode(record.sequence)
         except ValueError as error:
             raise reader.error(str(error), record.name) from None
-        if not reason and len(codes) < options.min_bp:
-            reason = "too short" if codes else "without sequence"
+        if not reason and len(codes) < options.min_bp * alphabet.width:
+            reason = "too short" if codes else f"without {alphabet.noun}"
         if reason:
             counts.records_dropped[reason] += 1
             continue
@@ -383,23 +442,23 @@ def _read(
         spool.add(
             record.name,
             codes,
-            group=_group_of(record, options.group),
+            group=group_of(record, options.group),
             file=files.setdefault(record.file, len(files)),
             label=label,
             split=-1 if record.split is None else SPLITS.index(record.split),
+            kind=KINDS.index(record.kind),
+            number=reader.number,
         )
     return list(files)
 
 
-def _group_of(record: SourceRecord, group: GroupBy) -> str:
-    if group == "file":
-        return record.file
-    if group == "taxid":
-        return str(record.label) if isinstance(record.label, int) else " / ".join(record.label or ())
-    if group == "genome" and record.genome:
-        return record.genome
-    # Nameless rows are called by their number, which tables have in common.
-    return record.name if record.genome else f"{record.file}: {record.name}"
+def _count_unused(reader: SourceReader, labels: Path | None, counts: PreparationCounts) -> None:
+    unused, n = reader.count_unused_labels()
+    counts.unused_labels = unused
+    if unused and labels is not None:
+        counts.warnings.append(
+            f"{labels.name}: nothing was found of {unused:,} of the {n:,} names and files in it"
+        )
 
 
 # ---------------------------------------------------------------- windows
@@ -407,15 +466,22 @@ def _group_of(record: SourceRecord, group: GroupBy) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """The W windows that are kept.  ``classes``: int32 (W, R), class number within each rank."""
+    """The W windows that are kept.
+
+    ``classes``: int32 (W, R), class number within each rank.  ``units``: int8 (N,), of the records, see
+    :class:`wyrcli.grouping.Groups`.
+    """
 
     records: Records
+    units: NDArray[np.int8]
     windows: Windows
     content: Content
     classes: NDArray[np.int32]
 
 
 def _cut(records: Records, lineages: _Lineages, options: PreparationOptions) -> Windows:
+    if options.alphabet == "text":
+        return cut_texts(records, options.window_bp)
     if not options.random:
         return cut_windows(records, options.window_bp, options.stride)
     of_labels, keys = lineages.number_taxa(balanced=True)
@@ -428,29 +494,46 @@ def _choose(
     windows: Windows,
     content: Content,
     lineages: _Lineages,
-    given: bool,
     counts: PreparationCounts,
     options: PreparationOptions,
+    *,
+    is_given: bool,
 ) -> NDArray[np.int64]:
     """Numbers of the windows to keep, ascending; the others are counted by reason."""
     dropped = counts.windows_dropped
+    # In other alphabets all letters count, and so there is always enough.
     enough = (content.acgt >= options.min_acgt * windows.lengths) & (content.acgt > 0)
     dropped["with too few A, C, G, T"] += int((~enough).sum())
     kept = np.flatnonzero(enough)
 
     # Equal windows side by side, in the order in which one is preferred to another.  Where the splits are
-    # given, what is in the test split stays there, and training does without it.
+    # given, what is in the test split stays there, and training does without it.  Else what comes first is
+    # drawn by what the windows are, never by where they stand: the order of the input changes nothing.
     digests = content.digests[kept]
-    preference = -records.splits[windows.records[kept]] if given else np.zeros(len(kept), np.int8)
-    order = np.lexsort((kept, preference, digests[:, 1], digests[:, 0]))
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = (np.diff(digests[order], axis=0) != 0).any(axis=1)
+    several = np.flatnonzero(~(is_first & np.append(is_first[1:], True)))
+    among = order[several]
+    of_window = windows.records[kept]
+    preference = -records.splits[of_window] if is_given else np.zeros(len(kept), np.int8)
+    ranking = (
+        windows.starts[kept[among]] - records.starts[of_window[among]],
+        records.name_keys[of_window[among]],
+        mix(records.group_keys[of_window[among]] ^ digests[among, 0], 0),
+        content.turned[kept[among]],
+        mix(lineages.keys()[records.labels[of_window[among]]] ^ digests[among, 0], 0),
+        preference[among],
+        np.cumsum(is_first)[several],
+    )
+    order[several] = among[np.lexsort(ranking)]
+
     first_of = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
-    taxa = lineages.number_taxa(balanced=False)[0][records.labels[windows.records[kept]]]
+    taxa = lineages.number_taxa(balanced=False)[0][records.labels[of_window]]
     elsewhere = preference[order] != preference[first_of]
     of_other = taxa[order] != taxa[first_of]
     dropped["duplicate in another split"] += int(elsewhere.sum())
-    dropped["duplicate of another taxon"] += int((of_other & ~elsewhere).sum())
+    dropped["duplicate of another taxon (one copy kept)"] += int((of_other & ~elsewhere).sum())
     dropped["duplicate"] += int((~is_first & ~of_other & ~elsewhere).sum())
     kept = np.sort(kept[order[is_first]])
 
@@ -466,9 +549,10 @@ def _choose(
 # ---------------------------------------------------------------- splits
 
 
-def _choose_method(records: Records, options: PreparationOptions) -> SplitMethod:
-    told = set(np.unique(records.splits).tolist())
-    if options.split == "given" and -1 in told:
+def _choose_method(records: Records, options: PreparationOptions, counts: PreparationCounts) -> SplitMethod:
+    n_told = np.bincount(records.splits[records.splits >= 0], minlength=len(SPLITS))
+    is_complete = n_told.sum() == len(records)
+    if options.split == "given" and not is_complete:
         name = records.names[int(np.argmax(records.splits < 0))].as_py()
         raise WyrError(
             f"nothing says which split record '{printable(name)}' belongs to; expected a column 'split', or "
@@ -476,9 +560,17 @@ def _choose_method(records: Records, options: PreparationOptions) -> SplitMethod
         )
     if options.split != "auto":
         return options.split
-    if -1 not in told and {TRAIN, TEST} <= told:
+    if is_complete and n_told[TRAIN] and n_told[TEST]:
         return "given"
-    return "genome" if len(records) and records.lengths.max() > options.window_bp else "stratified"
+    is_long = len(records) and records.lengths.max() > options.window_bp
+    method: SplitMethod = "genome" if is_long else "stratified"
+    if n_told.any():
+        told = ", ".join(f"{n:,} {split}" for split, n in zip(SPLITS, n_told.tolist(), strict=True) if n)
+        counts.warnings.append(
+            f"split '{method}' is used, not the input's, which tells {told} of "
+            f"{counted(len(records), 'record')}; expected one for each, train and test among them"
+        )
+    return method
 
 
 def _split(
@@ -498,15 +590,23 @@ def _split(
             train = np.flatnonzero(split == TRAIN)
             keys = plan.content.digests[train, 0]
             split[train] = draw_split(narrowest[train], keys, options.validation, 0, options.seed)
+            counts.notes.append(
+                f"validation is drawn from train, a share of {options.validation:g}: the input gives none"
+            )
         counts.units = _per_split(split)
+        _check_shares(narrowest, {"validation": options.validation, "test": test}, counts)
         return split
     if counts.split == "stratified":
         counts.unit = "window"
         unit_of, classes, keys = np.arange(len(narrowest)), narrowest, plan.content.digests[:, 0]
     elif counts.split == "genome":
         counts.unit = options.group
-        keys, unit_of = np.unique(plan.records.group_keys[of_window], return_inverse=True)
+        keys, first, unit_of = np.unique(
+            plan.records.group_keys[of_window], return_index=True, return_inverse=True
+        )
         classes = _most_frequent(unit_of, narrowest)
+        if options.group == "genome":
+            _count_kinds(plan.units[of_window[first]], counts)
     else:
         counts.unit = options.ranks[-1]
         present, unit_of = np.unique(narrowest, return_inverse=True)
@@ -516,7 +616,37 @@ def _split(
     drawn = draw_split(classes, keys, options.validation, test, options.seed)
     counts.units = _per_split(drawn)
     counts.undivided = int((np.bincount(classes) == 1).sum())
+    _check_shares(classes, {"validation": options.validation, "test": test}, counts)
     return drawn[unit_of]
+
+
+def _count_kinds(units: NDArray[np.int8], counts: PreparationCounts) -> None:
+    """Note what stands for genomes; ``units``: int8 (genomes,), numbers of :data:`wyrcli.grouping.UNITS`."""
+    n_of = np.bincount(units, minlength=len(UNITS)).tolist()
+    for kind, n in zip(UNITS, n_of, strict=True):
+        if n:
+            counts.unit_kinds[kind] = counts.unit_kinds.get(kind, 0) + n
+    if n := n_of[CROWDED]:
+        counts.warnings.append(
+            f"{counted(n, 'record')} of several in a file taken for genomes of their own: nothing tells "
+            "which belong together (a column 'genome' would), and scores may flatter"
+        )
+
+
+def _check_shares(classes: NDArray[np.int64], shares: dict[str, float], counts: PreparationCounts) -> None:
+    """Tell of splits that are empty, though a share was asked for; ``classes``: int64 (units,)."""
+    unit = ("taxon", "taxa") if counts.split == "taxon" else (counts.unit, "")
+    among = counted(sum(counts.units.values()), *unit)
+    among += f" in {counted(len(np.unique(classes)), 'class', 'classes')}"
+    for split, share in shares.items():
+        if share and not counts.units[split]:
+            why = f"{among} cannot spare a share of {share:g}; each class keeps one that trains"
+            if counts.split == "given" and split == "test":
+                why = "the input gives none"
+            counts.warnings.append(f"no window is in {split}: {why}")
+    if not counts.units["train"]:
+        why = "the input gives none" if counts.split == "given" else "the other shares add up to 1"
+        counts.notes.append(f"no window is in train: {why}")
 
 
 def _most_frequent(units: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -567,7 +697,8 @@ def _write(
             in_block = np.flatnonzero(of_split == number)
             rows = block.first + in_block
             of = windows.records[rows]
-            packed, gaps = block.pack(in_block, with_gaps[rows])
+            packed, gaps, sizes = block.pack(in_block, with_gaps[rows])
+            gc = None if content.gc is None else (content.gc[rows] / content.acgt[rows]).astype(np.float32)
             writer.write(
                 name,
                 WindowBlock(
@@ -577,10 +708,11 @@ def _write(
                     groups=records.groups.take(of),
                     taxids=taxids[of],
                     classes=plan.classes[rows],
-                    gc=(content.gc[rows] / content.acgt[rows]).astype(np.float32),
+                    gc=gc,
                     lengths=windows.lengths[rows],
                     packed=packed,
                     gaps=gaps,
+                    sizes=sizes,
                 ),
             )
         report(block.last)

@@ -63,6 +63,7 @@ def run_report(
             "path": str(checkpoint.path),
             "name": checkpoint.name,
             "notice": checkpoint.notice,
+            "alphabet": checkpoint.alphabet,
             "window_bp": checkpoint.window_bp,
             "ranks": list(checkpoint.taxonomy.ranks),
             "taxonomy_source": checkpoint.taxonomy.source,

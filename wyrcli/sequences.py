@@ -38,6 +38,8 @@ __all__ = [
     "decompress",
     "describe_content",
     "encode",
+    "encode_protein",
+    "encode_text",
     "normalise",
     "open_binary",
     "read_records",
@@ -177,12 +179,18 @@ def _decompress_streams(codec: _Codec, data: bytes, file: BinaryIO) -> Iterator[
     """
     decompressor = codec.start()
     fresh = True  # nothing was given to this decompressor: the file may end here
+    is_first = True
     while True:
         if decompressor.eof:
             data = decompressor.unused_data
-            decompressor, fresh = codec.start(), True
+            decompressor, fresh, is_first = codec.start(), True, False
         if fresh and codec.padded:
             data = data.lstrip(b"\0")
+        if fresh and data and not is_first:
+            while len(data) < _MAGIC_BYTES and (more := _read_some(file)):
+                data += more
+            if not codec.magic.match(data):
+                raise DamagedError(f"bytes follow the end of the {codec.name} stream")
         if not data and decompressor.needs_input:
             data = _read_some(file)
             if data:
@@ -530,6 +538,10 @@ _NOT_ALLOWED = 255
 _CODES = bytes(
     _NOT_ALLOWED if letter not in _ALLOWED else "ACGTN".index(chr(_NORMAL[letter])) for letter in range(256)
 )
+_RESIDUES = bytes(
+    letter if letter in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ*" else _NOT_ALLOWED
+    for letter in bytes(range(256)).upper()
+)
 
 
 def normalise(sequence: str) -> str:
@@ -559,11 +571,36 @@ def encode(sequence: str) -> bytes:
     return codes
 
 
-def _unknown_letter(sequence: str, position: int) -> ValueError:
+def encode_protein(sequence: str) -> bytes:
+    """Amino-acid letters and ``*`` in upper case, one byte each.
+
+    Raises ValueError, naming the first other character (gaps too) and its position, **counted from 1**.
+
+    >>> encode_protein("mkV*")
+    b'MKV*'
+    """
+    letters = sequence.encode("ascii", "replace").translate(_RESIDUES)
+    if (position := letters.find(_NOT_ALLOWED)) >= 0:
+        raise _unknown_letter(sequence, position, "amino-acid letters or '*'")
+    return letters
+
+
+def encode_text(text: str) -> bytes:
+    """A text without the white space around it, four bytes (UTF-32) for each character.
+
+    Raises ValueError for what is no character: halves of surrogate pairs, as broken JSON has them.
+    """
+    text = text.strip()
+    try:
+        return text.encode("utf-32-le")
+    except UnicodeEncodeError as error:
+        found = f"U+{ord(text[error.start]):04X}"
+        raise ValueError(f"found {found} in the text, half a character; expected Unicode text") from None
+
+
+def _unknown_letter(sequence: str, position: int, expected: str = "IUPAC nucleotide codes") -> ValueError:
     found = printable(sequence[position])
-    return ValueError(
-        f"found '{found}' at position {position + 1} of the sequence; expected IUPAC nucleotide codes"
-    )
+    return ValueError(f"found '{found}' at position {position + 1} of the sequence; expected {expected}")
 
 
 # ---------------------------------------------------------------- windows

@@ -21,8 +21,9 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import BinaryIO, Literal, NamedTuple, Protocol, cast
 
+from wyrcli.alphabets import AlphabetName
 from wyrcli.bertax import find_companion, is_companion, read_fragments, read_taxids, without_companions
 from wyrcli.errors import InputError, printable
 from wyrcli.genbank import read_genbank
@@ -30,6 +31,7 @@ from wyrcli.labels import (
     Columns,
     Entry,
     Label,
+    Labels,
     find_columns,
     genome_in_name,
     parse_entry,
@@ -42,14 +44,15 @@ from wyrcli.sequences import DamagedError, RecordReader, decompress, describe_co
 from wyrcli.streams import BUFFER_BYTES, COMPRESSED, Stream, Watched, ZipMember, peek, zip_errors
 from wyrcli.tables import Table, open_table
 
-__all__ = ["SourceFile", "SourceReader", "SourceRecord", "read_sources"]
+__all__ = ["RecordKind", "SourceFile", "SourceReader", "SourceRecord", "read_sources"]
 
 _LARGE_LABELS_BYTES = 64 * 1024**2  # on disk; tables up to this size are kept as a whole
 _PIECES_AHEAD = 4  # of at most 1 MB
 
-_SEQUENCE_FILE = re.compile(
-    r".*\.(?:fa|fna|fasta|ffn|fas|fq|fastq|gb|gbk|gbff|genbank|json|tsv|csv|parquet|zip)" + COMPRESSED, re.I
-)
+_ENDINGS = "fa|fasta|fas|fsa|seq|gb|gbk|genbank|json|tsv|csv|parquet|zip"
+_NUCLEOTIDE_FILE = re.compile(rf".*\.(?:{_ENDINGS}|fna|ffn|frn|dna|fq|fastq|gbff){COMPRESSED}", re.I)
+# Most letters of nucleotides are amino acids, too: genomes beside proteins would be taken for such.
+_PROTEIN_FILE = re.compile(rf".*\.(?:{_ENDINGS}|faa|mpfa){COMPRESSED}", re.I)
 # What lies beside sequences in archives, and in the packages of NCBI datasets.
 _DOCUMENTATION = re.compile(
     r"(?:readme|license|licence|citation|changelog)(?:\..*)?|dataset_catalog\.json"
@@ -70,6 +73,10 @@ _NOT_TOLD = Entry(None, None, None)
 # ---------------------------------------------------------------- what is given out
 
 
+RecordKind = Literal["record", "row", "nameless row"]
+"""Of a file of sequences; of a table, or of BERTax's JSON."""
+
+
 class SourceRecord(NamedTuple):
     """One sequence and what its source tells of it.
 
@@ -77,9 +84,10 @@ class SourceRecord(NamedTuple):
     the cell of the name column or else ``row12``, of BERTax's JSON ``fragment12``; **counted from 1**.
     ``sequence``: letters as in the file; alphabet and case are left to the caller.
     ``label``: None if nothing tells it.
-    ``genome``: records with the same one belong together; ``''``: nothing is known, each is on its own.
+    ``genome``: records with the same one belong together; ``''``: nothing but the name tells.
     ``file``: as the user named it; of a member of an archive ``data.zip/inner/name.fa``.
     ``split``: ``train``, ``validation`` or ``test`` where the source tells it.
+    ``is_listed``: False if a table of labels was asked, and speaks neither of the record nor of the file.
     """
 
     name: str
@@ -88,6 +96,8 @@ class SourceRecord(NamedTuple):
     genome: str
     file: str
     split: str | None
+    kind: RecordKind = "record"
+    is_listed: bool = True
 
 
 @dataclass
@@ -134,23 +144,28 @@ class _NoLabels:
         return None, False
 
 
-def _expand(paths: Iterable[str], labels: Path | None) -> list[_Input]:
-    """Folders as the files in them, without the table of labels; see :func:`read_sources`."""
+def _expand(
+    paths: Iterable[str], labels: Path | None, alphabet: AlphabetName
+) -> tuple[list[_Input], list[str]]:
+    """Folders as the files in them, without the table of labels; and the files that are left out."""
     table = None if labels is None else os.path.realpath(labels)
+    pattern = _PROTEIN_FILE if alphabet == "protein" else _NUCLEOTIDE_FILE
     inputs: list[_Input] = []
+    left_out: list[str] = []
     for path in paths:
         if path == "-" or not os.path.isdir(path):
             inputs.append(_Input(path))
             continue
         found = [name for name in _walk(path) if os.path.realpath(name) != table]
-        files = [name for name in found if _SEQUENCE_FILE.fullmatch(name) or is_companion(name)]
+        files = [name for name in found if pattern.fullmatch(name) or is_companion(name)]
         if not files:
-            message = (
-                "found no file of sequences in this folder; expected names such as a.fna, b.gb.gz, c.tsv"
+            such = "a.faa, b.fasta.gz, c.tsv" if alphabet == "protein" else "a.fna, b.gb.gz, c.tsv"
+            raise InputError(
+                f"found no file of sequences in this folder; expected names such as {such}", path=path
             )
-            raise InputError(message, path=path)
         inputs += [_Input(name, is_named=False) for name in files]
-    return inputs
+        left_out += sorted(set(found).difference(files))
+    return inputs, left_out
 
 
 def _walk(folder: str) -> list[str]:
@@ -198,6 +213,8 @@ class _Place:
 
     def __post_init__(self) -> None:
         self.split = split_in_name(os.path.basename(self.shown))
+        # A table may know a file by folders above the one that the user is in.
+        self.paths = {file: os.path.abspath(file) for file in self.files}
 
 
 _Records = Generator[SourceRecord, None, str]
@@ -207,20 +224,30 @@ _Records = Generator[SourceRecord, None, str]
 class SourceReader(Iterator[SourceRecord]):
     """The records of all inputs, one input after the other; made by :func:`read_sources`.
 
-    ``files``: the files that were read to their end.  ``bytes_read`` and ``total_bytes``: of the files as
-    they lie on disk; the total is None if an input has no size, and grows where a manifest names files.
+    ``files``: the files that were read to their end.  ``left_out``: files in folders that are not read, for
+    their names.  ``bytes_read`` and ``total_bytes``: of the files as they lie on disk; the total is None if
+    an input has no size, and grows where a manifest names files.  ``number``: that of the last record in
+    its file, **from 1**.
     """
 
     def __init__(
-        self, inputs: Sequence[_Input], *, labels: _Finder | None, ranks: tuple[str, ...] | None
+        self,
+        inputs: Sequence[_Input],
+        *,
+        labels: _Finder | None,
+        ranks: tuple[str, ...] | None,
+        is_text: bool = False,
+        left_out: Sequence[str] = (),
     ) -> None:
         self.files: list[SourceFile] = []
+        self.left_out = left_out
         self.bytes_read = 0
         self.total_bytes: int | None = 0
         self._labels = labels
         self._ranks = ranks
+        self._is_text = is_text
         self._path: str | None = None
-        self._number = 0
+        self.number = 0
         self._n_records = 0
         self._seen: set[str] = set()
         self._base_names: Counter[str] = Counter()
@@ -239,7 +266,13 @@ class SourceReader(Iterator[SourceRecord]):
 
     def error(self, message: str, name: str | None = None) -> InputError:
         """An InputError about the last record given out."""
-        return InputError(message, path=self._path, record=self._number, name=name)
+        return InputError(message, path=self._path, record=self.number, name=name)
+
+    def count_unused_labels(self) -> tuple[int, int]:
+        """Of how many names and files in the table of labels nothing was found, and how many there are."""
+        if not isinstance(self._labels, Labels):
+            return 0, 0
+        return self._labels.count_unused(), len(self._labels)
 
     # ------------------------------------------------ files
 
@@ -264,11 +297,11 @@ class SourceReader(Iterator[SourceRecord]):
     def _read(self) -> Generator[SourceRecord, None, None]:
         while self._waiting:
             item = self._waiting.popleft()
-            self._path, self._number = item.path, 0
+            self._path, self.number = item.path, 0
             try:
                 yield from self._read_file(item)
             except DamagedError as error:
-                record = error.record or self._number + 1
+                record = error.record or self.number + 1
                 raise InputError(str(error), path=self._path, record=record, line=error.line) from None
         self._path = None
 
@@ -356,7 +389,7 @@ class SourceReader(Iterator[SourceRecord]):
 
             for name in without_companions(list(by_name), lambda name: f"{item.path}/{name}"):
                 shown = f"{item.path}/{name}"
-                self._path, self._number = shown, 0
+                self._path, self.number = shown, 0
                 place = _Place(
                     shown=shown,
                     files=(shown, item.path),
@@ -372,7 +405,7 @@ class SourceReader(Iterator[SourceRecord]):
                     yield from self._read_text(place, head, pieces)
                     for _ in pieces:  # of documentation, too, the checksum must be right
                         pass
-        self._path, self._number = item.path, 0
+        self._path, self.number = item.path, 0
         return "zip"
 
     # ------------------------------------------------ formats
@@ -382,6 +415,10 @@ class SourceReader(Iterator[SourceRecord]):
         start = head.lstrip()
         if not start:
             return "empty"
+        if self._is_text and start.startswith((b">", b"@", b"LOCUS ")):
+            # Their lines are joined without white space, and so the words would be.
+            message = "FASTA, FASTQ and GenBank hold no texts; expected a table with a column 'text'"
+            raise InputError(message, path=place.shown)
         if start.startswith((b">", b"@")):
             return (yield from self._read_fastx(place, pieces, "FASTA" if start[:1] == b">" else "FASTQ"))
         if start.startswith(b"LOCUS "):
@@ -411,11 +448,17 @@ class SourceReader(Iterator[SourceRecord]):
             )
 
     def _make(
-        self, place: _Place, name: str, sequence: str, label: Label | None, genome: str
+        self,
+        place: _Place,
+        name: str,
+        sequence: str,
+        label: Label | None,
+        genome: str,
+        kind: RecordKind = "record",
     ) -> SourceRecord:
         """A record; ``label`` and ``genome`` are what it tells itself, for where no table does."""
         if place.labels is None:
-            return SourceRecord(name, sequence, label, genome, place.shown, place.split)
+            return SourceRecord(name, sequence, label, genome, place.shown, place.split, kind)
         entry, own = self._look_up(place, name)
         return SourceRecord(
             name,
@@ -424,13 +467,15 @@ class SourceReader(Iterator[SourceRecord]):
             entry.genome or own or genome,
             place.shown,
             entry.split or place.split,
+            kind,
+            is_listed=entry is not _NOT_TOLD,
         )
 
     def _look_up(self, place: _Place, name: str) -> tuple[Entry, str]:
         """What the labels tell of a record, and the genome it belongs to if they know it by its file."""
         assert place.labels is not None
         for file in place.files:
-            entry, by_file = place.labels.find(name, file)
+            entry, by_file = place.labels.find(name, place.paths[file])
             if entry is not None:
                 base = os.path.basename(file)
                 return entry, "" if not by_file else base if self._base_names[base] == 1 else file
@@ -441,7 +486,7 @@ class SourceReader(Iterator[SourceRecord]):
         reader = RecordReader.from_pieces(place.shown, pieces)
         asks_headers = place.labels is None
         for record in reader:
-            self._number = reader.number
+            self.number = reader.number
             name = record.id
             if not name:
                 raise self.error("the record has no name; expected one right after '>' or '@'")
@@ -452,7 +497,7 @@ class SourceReader(Iterator[SourceRecord]):
     def _read_genbank(self, place: _Place, pieces: Iterator[bytes]) -> _Records:
         self._check_labels(place, "GenBank files", "the features")
         records = read_genbank(place.shown, pieces, asks_taxids=place.labels is None)
-        for self._number, record in enumerate(records, 1):
+        for self.number, record in enumerate(records, 1):
             yield self._make(place, *record)
         return "GenBank"
 
@@ -471,8 +516,8 @@ class SourceReader(Iterator[SourceRecord]):
                 shown = f"{place.source.path}/{place.companion}" if place.in_archive else place.companion
                 taxids = read_taxids(shown, stack.enter_context(place.open_other(place.companion)))
             fragments = read_fragments(place.shown, pieces, taxids, place.companion)
-            for self._number, (sequence, taxid) in enumerate(fragments, 1):
-                record = self._make(place, f"fragment{self._number}", sequence, taxid, "")
+            for self.number, (sequence, taxid) in enumerate(fragments, 1):
+                record = self._make(place, f"fragment{self.number}", sequence, taxid, "", "row")
                 if not record.genome and isinstance(record.label, int):
                     record = record._replace(genome=f"taxid {record.label}")
                 yield record
@@ -493,7 +538,7 @@ class SourceReader(Iterator[SourceRecord]):
             try:
                 file = None if stream is None else io.BufferedReader(stream, BUFFER_BYTES)
                 table = stack.enter_context(open_table(place.shown, cast(BinaryIO | None, file)))
-                columns = find_columns(table.columns, None, place.shown)
+                columns = find_columns(table.columns, None, place.shown, is_text=self._is_text)
             except InputError:
                 if place.is_optional and stream is not None and not stream.damaged:
                     return "documentation"
@@ -512,7 +557,8 @@ class SourceReader(Iterator[SourceRecord]):
         if place.is_optional or len(table.columns) < 2:
             return self._refuse(place, start)
         found = printable(", ".join(table.columns), limit=200)
-        message = f"found a table with the columns {found}; expected a column 'sequence'"
+        wanted = "'text' or 'sequence'" if self._is_text else "'sequence'"
+        message = f"found a table with the columns {found}; expected a column {wanted}"
         if not place.source.is_named:
             message += "; give a table of labels with --labels, or take it out of the folder"
         else:
@@ -521,11 +567,12 @@ class SourceReader(Iterator[SourceRecord]):
 
     def _find_columns(self, place: _Place, table: Table) -> Columns:
         try:
-            columns = find_columns(table.columns, self._ranks, place.shown)
+            columns = find_columns(table.columns, self._ranks, place.shown, is_text=self._is_text)
         except InputError:
             if place.labels is None:
                 raise
-            columns = find_columns(table.columns, None, place.shown)  # then the labels tell
+            # Then the labels tell.
+            columns = find_columns(table.columns, None, place.shown, is_text=self._is_text)
         if not (columns.ranks or columns.taxid or place.labels):
             found = printable(", ".join(table.columns), limit=200)
             message = f"found the columns {found}; expected 'taxid' too, or a table of labels"
@@ -549,18 +596,19 @@ class SourceReader(Iterator[SourceRecord]):
                 strict=False,
             )
             for sequence, label, name, genome, split in rows:
-                self._number += 1
+                self.number += 1
                 sequence, name = sequence.strip(), name.strip()
                 try:
                     told = parse_entry(label, genome, split, is_taxid)
                 except ValueError as error:
                     raise self.error(str(error), name) from None
-                genome = told.genome or name
-                name = name or f"row{self._number}"
+                genome = told.genome or ""
+                kind: RecordKind = "row" if name else "nameless row"
+                name = name or f"row{self.number}"
                 if of_label:
-                    record = SourceRecord(name, sequence, told.label, genome, place.shown, place.split)
+                    record = SourceRecord(name, sequence, told.label, genome, place.shown, place.split, kind)
                 else:
-                    record = self._make(place, name, sequence, None, genome)
+                    record = self._make(place, name, sequence, None, genome, kind)
                 yield record._replace(split=told.split) if told.split else record
 
     def _read_manifest(self, place: _Place, table: Table, column: str) -> list[str]:
@@ -590,7 +638,11 @@ class SourceReader(Iterator[SourceRecord]):
 
 
 def read_sources(
-    paths: Sequence[str], *, labels: Path | None = None, ranks: tuple[str, ...] | None = None
+    paths: Sequence[str],
+    *,
+    labels: Path | None = None,
+    ranks: tuple[str, ...] | None = None,
+    alphabet: AlphabetName = "dna",
 ) -> SourceReader:
     """Labelled records of files in any of the formats that training data come in.
 
@@ -598,14 +650,15 @@ def read_sources(
     ----------
     paths: files and folders; ``-`` is standard input.  Format and compression (gzip, BGZF, bzip2, xz, zstd)
         are told by content, file by file.  Of a folder all files below it are read, in the order of their
-        paths, whose names have the ending of a format.  A table with a column of files but none of sequences
-        stands for these files (relative to its folder), and tells their labels.  Members of zip archives
-        are read in the order of the archive.
+        paths, whose names have the ending of a format that holds the alphabet.  A table with a column of
+        files but none of sequences stands for these files (relative to its folder), and tells their labels.
+        Members of zip archives are read in the order of the archive.
     labels: table for :func:`wyrcli.labels.read_labels`, by record or by file.  With it, what headers,
         features and companion files tell of labels is not looked at; tables of sequences keep their own
         columns.  None: labels are told by headers (:func:`wyrcli.labels.taxid_in_header`), by ``db_xref``
         in GenBank files, by ``X_species_picked.txt`` beside BERTax's ``X_fragments.json``, or by columns.
     ranks: None: labels are taxids.  Else they are taxon names, from one column per rank.
+    alphabet: which endings count in folders; and tables of texts may call their column ``text``.
 
     A table of labels beyond 64 MB is not kept as a whole: the inputs are then read once for their names
     before, unless one of them is a pipe.
@@ -616,12 +669,14 @@ def read_sources(
         thing that is not as it should be; the records before it were given out.
     OSError: a file cannot be opened or read.
     """
-    inputs = _expand(paths, labels)
+    inputs, left_out = _expand(paths, labels, alphabet)
+    is_text = alphabet == "text"
     if labels is None:
-        return SourceReader(inputs, labels=None, ranks=ranks)
+        return SourceReader(inputs, labels=None, ranks=ranks, is_text=is_text, left_out=left_out)
     wanted: Collection[str] | None = None
     if os.path.isfile(labels) and os.path.getsize(labels) > _LARGE_LABELS_BYTES:
-        first_reading = SourceReader(inputs, labels=_NoLabels(), ranks=ranks)
+        first_reading = SourceReader(inputs, labels=_NoLabels(), ranks=ranks, is_text=is_text)
         if first_reading.total_bytes is not None:
             wanted = {record.name for record in first_reading}
-    return SourceReader(inputs, labels=read_labels(labels, ranks=ranks, wanted=wanted), ranks=ranks)
+    told = read_labels(labels, ranks=ranks, wanted=wanted)
+    return SourceReader(inputs, labels=told, ranks=ranks, is_text=is_text, left_out=left_out)

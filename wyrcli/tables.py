@@ -18,6 +18,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from wyrcli.errors import InputError, printable
 from wyrcli.sequences import DamagedError, decompress, open_binary
 
@@ -56,13 +58,13 @@ class Table:
     def rows(self, names: Sequence[str]) -> Iterator[list[list[str]]]:
         """The rows, once, in blocks: per block one list of cells for each of ``names``, all equally long.
 
-        An empty or missing cell is ''.  Blank lines are no rows.  Other columns are not looked at.
+        An empty cell is ''.  Blank lines are no rows.  Other columns are not looked at.
 
         Raises
         ------
-        InputError: a name that no column has, or more than one; while reading, a row with more cells than
-            the header (``record``: its number **from 1**), NUL, bytes that are not UTF-8, a damaged or cut
-            off file, or in a Parquet file a column that holds neither text nor integers.
+        InputError: a name that no column has, or more than one; while reading, a row with more or fewer cells
+            than the header (``record``: its number **from 1**), NUL, bytes that are not UTF-8, a damaged or
+            cut off file, or in a Parquet file a column that holds neither text nor whole numbers.
         """
         if self._is_read:
             raise ValueError("the rows of a table can be read only once")
@@ -134,7 +136,7 @@ def _open_text(path: str, file: BinaryIO) -> Table:
         n_rows = 0
         for rows in chain([first[1:]], parsed):
             if set(map(len, rows)) - {len(columns)}:
-                rows = _fill(path, rows, len(columns), n_rows)
+                raise _uneven(path, rows, len(columns), n_rows)
             n_rows += len(rows)
             if rows:
                 yield [list(map(itemgetter(index), rows)) for index in indices]
@@ -218,13 +220,11 @@ def _parse_csv(path: str, blocks: Iterable[str]) -> Iterator[_Rows]:
     yield rows
 
 
-def _fill(path: str, rows: _Rows, width: int, n_before: int) -> _Rows:
-    """Rows with '' for the cells that are missing.  Raises InputError at a row with too many."""
-    for number, cells in enumerate(rows, n_before + 1):
-        if len(cells) > width:
-            message = f"found {len(cells)} cells; expected {width}, as in the header"
-            raise InputError(message, path=path, record=number)
-    return [cells + [""] * (width - len(cells)) for cells in rows]
+def _uneven(path: str, rows: _Rows, width: int, n_before: int) -> InputError:
+    """The error of the first row that has not ``width`` cells."""
+    number, n_cells = next((n, len(row)) for n, row in enumerate(rows, n_before + 1) if len(row) != width)
+    cells = "1 cell" if n_cells == 1 else f"{n_cells} cells"
+    return InputError(f"found {cells}; expected {width}, as in the header", path=path, record=number)
 
 
 # ---------------------------------------------------------------- Parquet
@@ -253,10 +253,19 @@ def _open_parquet(path: str) -> Iterator[Table]:
             if not _holds_text(schema.types[index]):
                 message = f"column '{printable(name)}' holds {schema.types[index]}; expected text or integers"
                 raise InputError(message, path=path)
+        n_rows = 0
         try:
             batches = file.iter_batches(_batch_rows(file.metadata, set(names)), columns=list(set(names)))
             for batch in batches:
-                cells = {name: _as_text(batch.column(name)) for name in set(names)}
+                cells = {}
+                for name in set(names):
+                    column = batch.column(name)
+                    if (at := _find_fraction(column)) is not None:
+                        found = f"column '{printable(name)}' holds {column[at].as_py()}"
+                        message = f"{found}; expected text or whole numbers"
+                        raise InputError(message, path=path, record=n_rows + at + 1)
+                    cells[name] = _as_text(column)
+                n_rows += batch.num_rows
                 if batch.num_rows:
                     yield [cells[name] for name in names]
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -279,13 +288,32 @@ def _holds_text(kind: Any) -> bool:
     if types.is_dictionary(kind):
         return _holds_text(kind.value_type)
     checks = (types.is_string, types.is_large_string, types.is_string_view, types.is_integer, types.is_null)
-    return any(check(kind) for check in checks)
+    return any(check(kind) for check in checks) or _is_float(kind)
+
+
+def _is_float(kind: Any) -> bool:
+    """Whether numbers of a pyarrow type may be whole: pandas makes 562.0 of integers beside empty cells."""
+    from pyarrow import types
+
+    return bool(types.is_float32(kind) or types.is_float64(kind))
+
+
+def _find_fraction(column: Any) -> int | None:
+    """The place of the first number that is not whole, or is beyond 64 bits."""
+    if not _is_float(column.type):
+        return None
+    values = column.to_numpy(zero_copy_only=False)  # NaN for null
+    odd = ~np.isnan(values) & ~((np.trunc(values) == values) & (np.abs(values) < 2**63))
+    return int(odd.argmax()) if odd.any() else None
 
 
 def _as_text(column: Any) -> list[str]:
-    """The values of a pyarrow array; '' for null."""
+    """The values of a pyarrow array; '' for null, and for NaN."""
     import pyarrow as pa
 
+    if _is_float(column.type):
+        numbers = column.to_numpy(zero_copy_only=False).tolist()
+        return ["" if number != number else str(int(number)) for number in numbers]
     values: list[str | None] = column.cast(pa.large_string()).to_pylist()
     return [value or "" for value in values]
 

@@ -1,271 +1,367 @@
-"""One loop that trains, and the two things it trains: an Explanandum and an Explainer.
+"""The two things that are trained: an Explanandum and an Explainer for it.
 
-:func:`fit` draws batches, steps an optimiser and reports; :func:`finetune` and :func:`train_explainer`
-give it a function from a batch to a loss.
+Each is a :class:`wyrcli.engine.Task`: a function from windows to a loss, and the scores by which the best
+weights are chosen.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from wyrcli.errors import InputError
+from wyrcli.batching import Piece, Plan, Tokenizer, Windows, cut_pieces
+from wyrcli.distribution import World
+from wyrcli.engine import Report, Result, Task, TrainingOptions, fit
 from wyrcli.metrics import balanced_accuracy
 from wyrcli.model.explainer import Explainer, select_masks
 from wyrcli.model.explanandum import Explanandum
 from wyrcli.model.loss import LossOptions, explainer_loss, relax
 from wyrcli.model.masking import get_operator
-from wyrcli.model.tokens import KmerTokenizer, TokenBatch
+from wyrcli.model.tokens import TokenBatch
+from wyrcli.runs import RunFolder, State
 
-__all__ = ["Progress", "TrainingOptions", "finetune", "train_explainer"]
+__all__ = ["classify_windows", "find_degenerate", "finetune", "train_explainer", "validate", "weigh_classes"]
 
-
-class Windows(Protocol):
-    """Labelled windows, as ``dataset.LabelledWindows`` gives them."""
-
-    @property
-    def labels(self) -> NDArray[np.integer[Any]]:
-        """Class within each rank, (N, R)."""
-
-    @property
-    def sequences(self) -> Sequence[str]:
-        """N sequences."""
-
-    def __len__(self) -> int: ...
+_MOST_EXAMINED = 512  # validation windows that an Explainer is scored on
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train.  The defaults are the paper's for the Explanandum (section 3.3), which clips nothing.
-
-    ``steps`` overrides ``epochs`` where it is not 0.  ``warmup``: share of the steps during which the
-    learning rate rises linearly before its cosine falls.  ``precision``: fp32 or bf16 (autocast).
-    ``reverse_complement``: each window is turned round with probability one half.
-    """
-
-    learning_rate: float = 2e-4
-    batch_size: int = 128
-    epochs: int = 5
-    steps: int = 0
-    warmup: float = 0.0
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    precision: str = "fp32"
-    reverse_complement: bool = False
-    seed: int = 0
-
-    def total_steps(self, n_windows: int) -> int:
-        """Number of optimiser steps for a training set of that size."""
-        return self.steps or self.epochs * max(n_windows // self.batch_size, 1)
-
-
-class Progress(NamedTuple):
-    """What :func:`fit` tells its caller now and then; ``values`` are means since the last report."""
-
-    step: int
-    total_steps: int
-    values: dict[str, float]
-
-
-Report = Callable[[Progress], None]
-Step = Callable[[TokenBatch, Tensor], tuple[Tensor, dict[str, float]]]
-
-_COMPLEMENT = str.maketrans("ACGT", "TGCA")
-
-
-def draw_batches(
-    windows: Windows, tokenizer: KmerTokenizer, options: TrainingOptions
-) -> Iterator[tuple[TokenBatch, Tensor]]:
-    """Endless shuffled batches; every window once an epoch, the last incomplete batch left out."""
-    n = len(windows)
-    if n == 0:
-        raise InputError("the training split is empty")
-    size = min(options.batch_size, n)
-    rng = np.random.default_rng(options.seed)
-    while True:
-        order = rng.permutation(n)
-        for first in range(0, n - size + 1, size):
-            chosen = order[first : first + size]
-            sequences = [windows.sequences[int(i)] for i in chosen]
-            if options.reverse_complement:
-                turn = rng.random(size) < 0.5
-                sequences = [
-                    s[::-1].translate(_COMPLEMENT) if t else s for s, t in zip(sequences, turn, strict=True)
-                ]
-            yield tokenizer.batch(sequences), torch.from_numpy(windows.labels[chosen].astype(np.int64))
-
-
-def fit(
-    module: nn.Module,
-    step: Step,
-    batches: Iterator[tuple[TokenBatch, Tensor]],
-    total_steps: int,
-    options: TrainingOptions,
-    device: torch.device,
-    report: Report,
-    report_every: int = 25,
-) -> dict[str, float]:
-    """Step ``total_steps`` times over ``batches``; returns the values of the last report.
-
-    Adam (AdamW where weight decay is asked for), linear warm-up, cosine to zero, clipped gradients.
-    """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-    )
-    warmup = int(options.warmup * total_steps)
-
-    def rate(done: int) -> float:
-        if done < warmup:
-            return (done + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(total_steps - warmup, 1)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-    sums: dict[str, float] = {}
-    since, last = 0, {}
-    module.train()
-    for done in range(1, total_steps + 1):
-        batch, labels = next(batches)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            loss, values = step(batch.to(device), labels.to(device))
-        if not math.isfinite(loss.item()):
-            raise InputError(f"training diverged at step {done}; try a lower learning rate")
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(parameters, options.clip_norm)
-        optimiser.step()
-        schedule.step()
-        for name, value in {"loss": loss.item(), **values}.items():
-            sums[name] = sums.get(name, 0.0) + value
-        since += 1
-        if done % report_every == 0 or done == total_steps:
-            last = {name: value / since for name, value in sums.items()}
-            report(Progress(done, total_steps, last))
-            sums, since = {}, 0
-    module.eval()
-    return last
+# ---------------------------------------------------------------- Explanandum
 
 
 def finetune(
     explanandum: Explanandum,
-    tokenizer: KmerTokenizer,
+    tokenizer: Tokenizer,
     train: Windows,
     options: TrainingOptions,
-    device: torch.device,
+    world: World,
     report: Report,
-) -> dict[str, float]:
-    """Train a classifier: sum over ranks of the cross-entropies (paper, section 3.2)."""
-    explanandum.to(device)
+    *,
+    validation: Windows | None = None,
+    ranks: Sequence[str] = (),
+    metric: str = "",
+    class_weights: Sequence[Tensor] | None = None,
+    run: RunFolder | None = None,
+    state: State | None = None,
+    save_every_s: float = 300.0,
+) -> Result:
+    """Train a classifier: sum over ranks of the cross-entropies (paper, section 3.2).
 
-    def step(batch: TokenBatch, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        per_rank = explanandum.split(explanandum(batch))
-        losses = [F.cross_entropy(logits, labels[:, r]) for r, logits in enumerate(per_rank)]
-        right = [(logits.argmax(-1) == labels[:, r]).float().mean() for r, logits in enumerate(per_rank)]
-        return torch.stack(losses).sum(), {f"accuracy_{r}": a.item() for r, a in enumerate(right)}
+    Parameters
+    ----------
+    validation, ranks: windows to choose the best weights by, and what to call the scores on them.
+    metric: ``loss`` or ``balanced_accuracy_RANK``; by default that of the last rank.
+    class_weights: of each rank, float32 (C_r,); their mean over the windows should be 1.
+    run, state, save_every_s: for :func:`wyrcli.engine.fit`.
+    """
+    names = list(ranks) or [str(r) for r in range(len(explanandum.sizes))]
+    metric = metric or f"balanced_accuracy_{names[-1]}"
+    task = _Finetuning(explanandum, tokenizer, options, names, metric, validation, class_weights)
+    return fit(
+        task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
+    )
 
-    torch.manual_seed(options.seed)
-    total = options.total_steps(len(train))
-    return fit(explanandum, step, draw_batches(train, tokenizer, options), total, options, device, report)
+
+class _Finetuning(Task):
+    def __init__(
+        self,
+        explanandum: Explanandum,
+        tokenizer: Tokenizer,
+        options: TrainingOptions,
+        names: Sequence[str],
+        metric: str,
+        validation: Windows | None,
+        class_weights: Sequence[Tensor] | None,
+    ) -> None:
+        super().__init__()
+        self.trained = explanandum
+        self.metric = metric
+        self._explanandum = explanandum
+        self._tokenizer, self._options, self._names = tokenizer, options, names
+        self._validation = validation
+        self._weighted = class_weights is not None
+        for r, weights in enumerate(class_weights or ()):
+            self.register_buffer(f"weights_{r}", weights)
+
+    def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
+        per_rank = self._explanandum.split(self._explanandum(piece.batch))
+        losses, values = [], {}
+        for r, (name, logits) in enumerate(zip(self._names, per_rank, strict=True)):
+            labels = piece.labels[:, r]
+            weights = self.get_buffer(f"weights_{r}") if self._weighted else None
+            # Weighted windows are divided by their number, not by their weights: else a window would
+            # count for more in a small piece than in a large one.
+            losses.append(F.cross_entropy(logits, labels, weights, reduction="none").mean())
+            values[f"accuracy_{name}"] = (logits.argmax(-1) == labels).float().mean()
+        return torch.stack(losses).sum(), values
+
+    def validate(self, world: World) -> dict[str, float]:
+        if self._validation is None or len(self._validation) == 0:
+            return {}
+        precision = self._options.precision
+        predicted, loss = _classify(self._explanandum, self._tokenizer, self._validation, world, precision)
+        return {"loss": loss} | {
+            f"balanced_accuracy_{name}": balanced_accuracy(self._validation.labels[:, r], predicted[:, r])
+            for r, name in enumerate(self._names)
+        }
+
+
+@torch.inference_mode()
+def _classify(
+    explanandum: Explanandum, tokenizer: Tokenizer, windows: Windows, world: World, precision: str = "fp32"
+) -> tuple[NDArray[np.int64], float]:
+    """Predicted class within each rank, (N, R), and the mean loss; all processes share the work."""
+    explanandum.eval()
+    device = world.device
+    predicted = torch.zeros(len(windows), len(explanandum.sizes), dtype=torch.int64)
+    loss = 0.0
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    for rows, batch, labels in _batches(windows, tokenizer, world):
+        with autocast:
+            logits = explanandum(batch.to(device))
+        predicted[rows] = explanandum.predict(logits)[0].cpu()
+        for r, own in enumerate(explanandum.split(logits)):
+            loss += F.cross_entropy(own, labels[:, r].to(device), reduction="sum").item()
+    world.sum(whole := predicted.to(device))
+    mean = world.sum(torch.tensor(loss, dtype=torch.float64, device=device)).item() / max(len(windows), 1)
+    return whole.cpu().numpy(), mean
+
+
+def _batches(
+    windows: Windows, tokenizer: Tokenizer, world: World, size: int = 128
+) -> Iterator[tuple[NDArray[np.int64], TokenBatch, Tensor]]:
+    """This process's part of some windows: their numbers, tokens and labels (B, R)."""
+    own = np.arange(world.number, len(windows), world.size)
+    for first in range(0, len(own), size):
+        rows = own[first : first + size]
+        labels = torch.from_numpy(windows.labels[rows].astype(np.int64))
+        yield rows, tokenizer.batch([windows.sequences[int(i)] for i in rows]), labels
+
+
+def classify_windows(
+    explanandum: Explanandum, tokenizer: Tokenizer, windows: Windows, world: World
+) -> NDArray[np.int64]:
+    """Predicted class within each rank, (N, R)."""
+    return _classify(explanandum, tokenizer, windows, world)[0]
+
+
+def validate(explanandum: Explanandum, tokenizer: Tokenizer, windows: Windows, world: World) -> list[float]:
+    """Balanced accuracy per rank."""
+    predicted = classify_windows(explanandum, tokenizer, windows, world)
+    return [balanced_accuracy(windows.labels[:, r], predicted[:, r]) for r in range(len(explanandum.sizes))]
+
+
+def weigh_classes(labels: NDArray[np.integer[Any]], sizes: Sequence[int]) -> list[Tensor]:
+    """Of each rank, float32 (C_r,): weights that make all classes with windows count the same.
+
+    Their mean over the windows is 1; classes without windows have 0.
+    """
+    weights = []
+    for r, size in enumerate(sizes):
+        members = np.bincount(labels[:, r], minlength=size)
+        present = members > 0
+        share = np.where(present, len(labels) / (present.sum() * np.maximum(members, 1)), 0.0)
+        weights.append(torch.from_numpy(share.astype(np.float32)))
+    return weights
+
+
+# ---------------------------------------------------------------- Explainer
 
 
 def train_explainer(
     explainer: Explainer,
     explanandum: Explanandum,
-    tokenizer: KmerTokenizer,
+    tokenizer: Tokenizer,
     train: Windows,
     operator: str,
     loss_options: LossOptions,
     options: TrainingOptions,
-    device: torch.device,
+    world: World,
     report: Report,
-) -> dict[str, float]:
+    *,
+    validation: Windows | None = None,
+    run: RunFolder | None = None,
+    state: State | None = None,
+    save_every_s: float = 300.0,
+) -> Result:
     """Train an Explainer for a frozen Explanandum (paper, section 2.2).
 
     Every step costs one plain forward pass of the Explanandum, and one forward and backward pass under
-    m and under 1 - m.
+    m and under 1 - m.  The best weights are those with the lowest loss on (512 of) ``validation``.
     """
-    explanandum.freeze().to(device)
-    explainer.to(device)
-    remove = get_operator(operator)
-    n_ranks = len(explanandum.sizes)
+    explanandum.freeze()
+    task = _Explaining(explainer, explanandum, tokenizer, operator, loss_options, options, validation)
+    return fit(
+        task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
+    )
 
-    def step(batch: TokenBatch, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+
+class _Explaining(Task):
+    def __init__(
+        self,
+        explainer: Explainer,
+        explanandum: Explanandum,
+        tokenizer: Tokenizer,
+        operator: str,
+        loss: LossOptions,
+        options: TrainingOptions,
+        validation: Windows | None,
+    ) -> None:
+        super().__init__()
+        self.trained = explainer
+        self._explainer, self._explanandum, self._tokenizer = explainer, explanandum, tokenizer
+        self._remove = get_operator(operator)
+        self._loss, self._options = loss, options
+        self._validation = validation
+
+    def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
+        ranks = range(len(self._explanandum.sizes))
+        if self._loss.single_rank and self.training:
+            rng = np.random.default_rng([self._options.seed, piece.step])
+            if rng.random() < self._loss.single_rank:
+                # One rank's mask has to do alone, for that rank: or only their maximum would mean anything.
+                one = int(rng.integers(len(ranks)))
+                ranks = range(one, one + 1)
+        explanandum = self._explanandum
+        batch, labels = piece.batch, piece.labels
         with torch.no_grad():
             logits, states = explanandum.classify(batch)
-            if loss_options.target_labels == "predicted":
+            if self._loss.target_labels == "predicted":
                 labels = explanandum.predict(logits)[0]
-        class_logits = explainer(batch, states).float()
+        class_logits = self._explainer(batch, states).float()
         chosen = select_masks(class_logits, explanandum.class_numbers(labels))
-        ranks = list(range(n_ranks))
         target, by_class = chosen.target, chosen.by_class
-        if torch.rand(()).item() < loss_options.single_rank:
-            # One rank's mask has to do alone, for that rank: or only their maximum would mean anything.
-            ranks = [int(torch.randint(n_ranks, ()).item())]
-            target, by_class = by_class[..., ranks[0]], by_class[..., ranks]
-        mask = relax(target, loss_options.concrete_temperature)
+        if len(ranks) < by_class.shape[-1]:
+            target, by_class = by_class[..., ranks[0]], by_class[..., list(ranks)]
+        mask = relax(target, self._loss.concrete_temperature, piece.noise)
         # One pass of twice the batch for m and 1 - m.
-        answers = explanandum(_twice(batch), torch.cat([mask, 1 - mask]), remove)
+        answers = explanandum(_twice(batch), torch.cat([mask, 1 - mask]), self._remove)
         kept, removed = (explanandum.split(part) for part in answers.chunk(2))
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(labels.device.type, enabled=False):
             terms = explainer_loss(
                 [kept[r] for r in ranks],
                 [removed[r] for r in ranks],
-                labels[:, ranks],
+                labels[:, list(ranks)],
                 target.sigmoid(),
                 chosen.non_target.sigmoid(),
                 by_class.sigmoid(),
                 batch.valid,
-                loss_options,
+                self._loss,
             )
-        share = n_ranks / len(ranks)  # sums over ranks weigh the same whether there is one or all
+        # Sums over ranks weigh the same whether there is one or all.
+        share = len(explanandum.sizes) / len(ranks)
         terms = terms._replace(classification=share * terms.classification, entropy=share * terms.entropy)
-        values = {name: term.item() for name, term in zip(terms._fields, terms, strict=True)}
-        return terms.total(loss_options), values
+        return terms.total(self._loss), dict(zip(terms._fields, terms, strict=True))
 
-    torch.manual_seed(options.seed)
-    total = options.total_steps(len(train))
-    return fit(explainer, step, draw_batches(train, tokenizer, options), total, options, device, report)
+    @torch.inference_mode()
+    def validate(self, world: World) -> dict[str, float]:
+        """The loss and its terms, and what the rounded masks of the predicted classes are like.
+
+        ``kept``: share of tokens above 0.5.  ``same_class`` and ``inverse_same_class``: share of windows that
+        the rounded mask, and its inverse, leave in their class, mean over ranks.  ``by_position``: share of
+        the mask's variance that its position alone explains.
+        """
+        if self._validation is None or len(self._validation) == 0:
+            return {}
+        n = min(len(self._validation), _MOST_EXAMINED)
+        plan = Plan(len(self._validation), self._options.batch_size, self._options.seed)
+        sums: dict[str, float] = {}
+        windows = 0
+        positions = _Positions()
+        device = world.device
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._options.precision == "bf16")
+        pieces = cut_pieces(
+            self._validation,
+            self._tokenizer,
+            plan,
+            steps=range(min(-(-n // plan.batch_size), plan.steps_per_epoch)),
+            number=world.number,
+            size=world.size,
+        )
+        for (piece,) in pieces:
+            if not piece.share:
+                continue
+            piece = piece.to(device)
+            with autocast:
+                loss, terms = self(piece)
+                values = {"loss": loss, **terms} | self._examine(piece, positions)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(piece.batch)
+            windows += len(piece.batch)
+        names = sorted(sums) or ["loss"]
+        totals = torch.tensor(
+            [*(sums.get(x, 0.0) for x in names), windows], dtype=torch.float64, device=device
+        )
+        *means, windows = world.sum(totals).tolist()
+        scores = {name: value / windows for name, value in zip(names, means, strict=True)}
+        return {"loss": scores.pop("loss"), **scores, "by_position": positions.share(world)}
+
+    def _examine(self, piece: Piece, positions: _Positions) -> dict[str, Tensor]:
+        explanandum, batch = self._explanandum, piece.batch
+        logits, states = explanandum.classify(batch)
+        classes = explanandum.predict(logits)[0]
+        mask = self._explainer(batch, states, explanandum.class_numbers(classes)).float().amax(-1).sigmoid()
+        positions.add(mask, batch.valid)
+        rounded = (mask > 0.5).float()
+        answers = explanandum(_twice(batch), torch.cat([rounded, 1 - rounded]), self._remove)
+        same = [(explanandum.predict(part)[0] == classes).float().mean() for part in answers.chunk(2)]
+        kept = (rounded * batch.valid).sum(-1) / batch.valid.sum(-1).clamp_min(1)
+        return {"kept": kept.mean(), "same_class": same[0], "inverse_same_class": same[1]}
+
+
+class _Positions:
+    """How much of the variance of masks their position explains; it should be next to nothing."""
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(3, 0, dtype=torch.float64)  # per position: tokens, masks, squares
+
+    def add(self, mask: Tensor, valid: Tensor) -> None:
+        mask = (mask * valid).double().cpu()
+        own = torch.stack([valid.double().cpu().sum(0), mask.sum(0), (mask * mask).sum(0)])
+        longer = max(own.shape[1], self._sums.shape[1])
+        self._sums = F.pad(self._sums, (0, longer - self._sums.shape[1]))
+        self._sums += F.pad(own, (0, longer - own.shape[1]))
+
+    def share(self, world: World) -> float:
+        longest = torch.zeros(world.size, dtype=torch.int64, device=world.device)
+        longest[world.number] = self._sums.shape[1]
+        length = int(world.sum(longest).max())
+        sums = F.pad(self._sums, (0, length - self._sums.shape[1])).to(world.device)
+        n, total, squares = world.sum(sums).cpu()
+        several = n > 1
+        n, total, squares = n[several], total[several], squares[several]
+        if not len(n):
+            return 0.0
+        mean = total.sum() / n.sum()
+        variance = squares.sum() - n.sum() * mean**2
+        between = (n * (total / n - mean) ** 2).sum()
+        return float(between / variance) if variance > 1e-9 * n.sum() else 0.0
+
+
+def find_degenerate(scores: dict[str, float]) -> str | None:
+    """What is wrong with the masks of an Explainer, by its validation scores; None if nothing is seen."""
+    if not scores or "kept" not in scores:
+        return None
+    if scores["kept"] > 0.95:
+        return "the rounded masks keep nearly everything; more weight on the area may help"
+    if scores["kept"] < 0.002:
+        return "the rounded masks hide nearly everything; less weight on the area may help"
+    if scores["by_position"] > 0.8:
+        return "the masks depend on the position more than on the sequence"
+    return None
 
 
 def _twice(batch: TokenBatch) -> TokenBatch:
-    return TokenBatch(
-        torch.cat([batch.ids, batch.ids]),
-        torch.cat([batch.attention, batch.attention]),
-        torch.cat([batch.valid, batch.valid]),
-        np.concatenate([batch.spans, batch.spans]),
-        batch.padded,
+    # No model reads the spans.
+    return replace(
+        batch,
+        ids=torch.cat([batch.ids, batch.ids]),
+        attention=torch.cat([batch.attention, batch.attention]),
+        valid=torch.cat([batch.valid, batch.valid]),
     )
-
-
-@torch.inference_mode()
-def classify_windows(
-    explanandum: Explanandum,
-    tokenizer: KmerTokenizer,
-    windows: Windows,
-    device: torch.device,
-    batch_size: int = 128,
-) -> NDArray[np.int64]:
-    """Predicted class within each rank, (N, R)."""
-    explanandum.eval()
-    predicted = []
-    for first in range(0, len(windows), batch_size):
-        sequences = [windows.sequences[i] for i in range(first, min(first + batch_size, len(windows)))]
-        logits = explanandum(tokenizer.batch(sequences).to(device))
-        predicted.append(explanandum.predict(logits)[0].cpu().numpy())
-    return np.concatenate(predicted) if predicted else np.zeros((0, len(explanandum.sizes)), np.int64)
-
-
-def validate(
-    explanandum: Explanandum, tokenizer: KmerTokenizer, windows: Windows, device: torch.device
-) -> list[float]:
-    """Balanced accuracy per rank."""
-    predicted = classify_windows(explanandum, tokenizer, windows, device)
-    return [balanced_accuracy(windows.labels[:, r], predicted[:, r]) for r in range(len(explanandum.sizes))]

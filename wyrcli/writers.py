@@ -183,7 +183,8 @@ class TokensWriter:
     def write(self, explanation: Explanation) -> int:
         """Write the rows of one window and return their number."""
         window = explanation.window
-        chrom, origin, sequence = _bed_text(window.name), window.start, window.sequence
+        # Cleaned as a whole, letter by letter, so that places stay: a text may hold tabs.
+        chrom, origin, sequence = _bed_text(window.name), window.start, safe_text(window.sequence)
         spans = explanation.spans.tolist()
         scores = np.vstack([explanation.mask[None], explanation.rank_masks]).T.tolist()  # (T, 1 + R)
         row = self._row

@@ -7,21 +7,25 @@ Each command lives in a module of its own and imports its library inside its bod
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from wyrcli import __version__
-from wyrcli.cli import evaluate, explain, finetune, prepare, simulate, train_explainer
-from wyrcli.cli.console import complain
-from wyrcli.errors import WyrError
+from wyrcli.cli import evaluate, explain, finetune, import_model, prepare, simulate, train_explainer
+from wyrcli.cli.console import complain, say
+from wyrcli.errors import Interrupted, WyrError
 
 __all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name="wyr",
-    help="Tell which stretches of a DNA read made a neural classifier call it what it called it.",
+    help="Tell which stretches of a DNA read, a protein or a text made a neural classifier call it what it "
+    "called it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a traceback through tensors helps nobody; see --debug
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,6 +36,7 @@ app.command("simulate")(simulate.simulate)
 app.command("prepare")(prepare.prepare)
 app.command("finetune")(finetune.finetune)
 app.command("train-explainer")(train_explainer.train_explainer)
+app.command("import")(import_model.import_model)
 
 
 _debugging = False
@@ -55,18 +60,23 @@ def _root(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``wyr`` and return its exit code: 0, 1 for a user's error, 2 for usage, 130 for Ctrl-C."""
+    """Run ``wyr`` and return its exit code: 0, 1 for a user's error, 2 for usage, 130 and 143 for signals."""
+    terminated: list[int] = []
     try:
-        app(args=argv, prog_name="wyr")
+        with _terminable(terminated):
+            app(args=argv, prog_name="wyr")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
+        if stop.code != 130:  # what typer makes of Ctrl-C
+            return stop.code if isinstance(stop.code, int) else 1
+        say("terminated" if terminated else "interrupted")
+        return 128 + terminated[0] if terminated else 130
     except BrokenPipeError:
         # Whoever read our output has gone; nothing may be printed at shutdown either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return 130
+    except Interrupted as stop:
+        complain(str(stop))
+        return 128 + stop.signal
     except (WyrError, OSError) as error:
         if _debugging:
             raise
@@ -78,6 +88,25 @@ def main(argv: list[str] | None = None) -> int:
         complain("the device is out of memory; try a smaller --batch-size")
         return 1
     return 0
+
+
+@contextmanager
+def _terminable(told: list[int]) -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, with all its cleaning up; ``told`` then holds its number."""
+
+    def stop(number: int, _frame: object) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: whoever runs us there has signals of their own
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _message(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,9 +14,7 @@ from wyrcli.errors import printable
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from wyrcli.training import Progress as TrainingProgress
-
-__all__ = ["Advance", "ReportStage", "complain", "progress", "say", "stages", "training_reporter", "warn"]
+__all__ = ["Advance", "ReportStage", "complain", "progress", "say", "stages", "warn"]
 
 
 def say(message: str, quiet: bool = False) -> None:
@@ -102,19 +100,3 @@ def stages(*, quiet: bool = False) -> Iterator[ReportStage]:
             bar.update(tasks[stage], completed=done, total=total)
 
         yield report
-
-
-def training_reporter(advance: Advance, total_steps: int, quiet: bool) -> Callable[[TrainingProgress], None]:
-    """Moves the bar of a training; off a terminal, where logs are kept, about ten lines in all."""
-    done, lines = 0, 0
-
-    def report(now: TrainingProgress) -> None:
-        nonlocal done, lines
-        values = ", ".join(f"{name} {value:.3f}" for name, value in now.values.items())
-        advance(now.step - done, values)
-        done = now.step
-        if not sys.stderr.isatty() and 10 * now.step >= (lines + 1) * total_steps:
-            lines = 10 * now.step // total_steps
-            say(f"step {now.step:,} of {total_steps:,}: {values}", quiet)
-
-    return report

@@ -76,9 +76,10 @@ def evaluate(
     the removal operator that it was trained for, so that gate and scale stand side by side.
     """
     from wyrcli import evaluation, outputs
+    from wyrcli.alphabets import ALPHABETS
     from wyrcli.checkpoint import default_model, list_explainers, load_checkpoint, load_explainer
     from wyrcli.dataset import Dataset, read_windows
-    from wyrcli.errors import CheckpointError
+    from wyrcli.errors import CheckpointError, InputError
     from wyrcli.inference import choose_device, choose_precision
 
     if not table:
@@ -93,14 +94,19 @@ def evaluate(
     checkpoint = load_checkpoint(model or default_model())
     ranks = checkpoint.taxonomy.ranks
     if data is not None:
-        windows = Dataset.open(data).split_for(split, checkpoint.taxonomy)
+        dataset = Dataset.open(data)
+        if dataset.alphabet != checkpoint.alphabet:
+            raise InputError(
+                f"its windows are {dataset.alphabet}; the model reads {checkpoint.alphabet}", path=str(data)
+            )
+        windows = dataset.split_for(split, checkpoint.taxonomy)
     else:
         heldout = checkpoint.path / "heldout.parquet"
         if not heldout.is_file():
             raise CheckpointError(
                 f"{checkpoint.path}: the model kept no reads aside; name a dataset with --data"
             )
-        windows = read_windows(heldout, checkpoint.taxonomy)
+        windows = read_windows(heldout, checkpoint.taxonomy, ALPHABETS[checkpoint.alphabet].name)
     if limit:
         windows = windows.sample(limit)
     if checkpoint.notice:

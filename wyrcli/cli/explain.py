@@ -1,4 +1,4 @@
-"""``wyr explain``: which stretches of each read made the classifier call it what it called it."""
+"""``wyr explain``: which stretches of each sequence made the classifier call it what it called it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def explain(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="FASTA or FASTQ files, plain or gz, bz2, xz, zst; - is stdin.", metavar="READS..."
+            help="FASTA or FASTQ files, plain or gz, bz2, xz, zst; - is stdin.  For a model of proteins "
+            "FASTA; for one of texts a text per line, or tables (.csv, .tsv, .parquet) with a column text.",
+            metavar="READS...",
         ),
     ],
     output: Annotated[
@@ -47,7 +49,7 @@ def explain(
         str | None, typer.Option("--tokens", help="TSV file of a score for every token.")
     ] = None,
     predictions: Annotated[
-        str | None, typer.Option("--predictions", help="TSV file of what each read was called.")
+        str | None, typer.Option("--predictions", help="TSV file of what each sequence was called.")
     ] = None,
     json: Annotated[str | None, typer.Option("--json", help="Report of the run.")] = None,
     model: Model = None,
@@ -60,7 +62,8 @@ def explain(
         float, typer.Option("--threshold", min=0, max=1, help="A token is important above this mask value.")
     ] = 0.5,
     min_length: Annotated[
-        int, typer.Option("--min-length", min=1, help="Shortest chunk to report, in bp.")
+        int,
+        typer.Option("--min-length", min=1, help="Shortest chunk to report, in letters."),
     ] = 1,
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
@@ -70,16 +73,16 @@ def explain(
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Write the important chunks of each read as BED: what made the classifier call it what it called it.
+    """Write the important chunks of each sequence as BED: what made the classifier call it what it called it.
 
     The mask is that of the predicted classes.  Columns: chrom, start, end, the taxon, score (1000 times
     the mean mask), strand, thickStart, thickEnd, itemRgb, mean mask, predicted lineage.
 
     Example:  wyr explain reads.fasta -o important.bed
     """
-    from wyrcli import outputs, sequences, writers
+    from wyrcli import outputs, writers
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
-    from wyrcli.inference import choose_device, choose_precision
+    from wyrcli.inference import choose_device, choose_precision, new_counts, read_windows
     from wyrcli.inference import explain as run
     from wyrcli.report import Stopwatch, run_report
 
@@ -98,7 +101,7 @@ def explain(
     checkpoint.explanandum.to(where, dtype)
     trained.explainer.to(where, dtype)
 
-    counts = sequences.RecordCounts()
+    counts = new_counts(checkpoint.alphabet)
     skipped: deque[tuple[int, str, int, str]] = deque()  # filled by the reading thread, emptied by this one
     stopwatch = Stopwatch()
     with ExitStack() as stack:
@@ -125,8 +128,9 @@ def explain(
                     table.write_skipped(name, length, reason)
 
         explanations = run(
-            sequences.split_windows(
-                sequences.read_records(inputs),
+            read_windows(
+                inputs,
+                checkpoint.tokenizer,
                 checkpoint.window_bp,
                 counts,
                 on_skip=None if table is None else lambda *record: skipped.append(record),
@@ -135,7 +139,7 @@ def explain(
             trained.explainer,
             checkpoint.tokenizer,
             checkpoint.taxonomy,
-            batch_tokens=batch_size * (checkpoint.window_bp // checkpoint.tokenizer.k + 1),
+            batch_tokens=batch_size * checkpoint.tokenizer.usual_tokens(checkpoint.window_bp),
             device=where,
             rank=rank,
         )
@@ -161,27 +165,33 @@ def explain(
                 sys.argv, inputs, checkpoint, trained, counts, results, stopwatch.seconds(), execution
             )
             report.write(outputs.json_text(content))
-    _summarise(counts, bed.counts, quiet)
+    _summarise(counts, bed.counts, checkpoint.alphabet, quiet)
 
 
-def _summarise(counts: RecordCounts, written: BedCounts, quiet: bool) -> None:
+_WORDS = {"dna": ("reads", "bases"), "protein": ("proteins", "residues"), "text": ("texts", "characters")}
+
+
+def _summarise(counts: RecordCounts, written: BedCounts, alphabet: str, quiet: bool) -> None:
+    nouns, letters = _WORDS[alphabet]
     lost = sum(counts.skipped.values())
     reasons = ", ".join(f"{n:,} {reason}" for reason, n in counts.skipped.items() if n)
     say(
-        f"{counts.records:,} reads in: {counts.windowed:,} explained in {counts.windows:,} windows, "
+        f"{counts.records:,} {nouns} in: {counts.windowed:,} explained in {counts.windows:,} windows, "
         f"{lost:,} skipped" + (f" ({reasons})" if reasons else ""),
         quiet,
     )
     share = written.bases / counts.bases if counts.bases else 0.0
-    say(f"{written.chunks:,} important chunks hold {share:.1%} of {counts.bases:,} bases", quiet)
+    say(f"{written.chunks:,} important chunks hold {share:.1%} of {counts.bases:,} {letters}", quiet)
     if counts.records == 0:
-        warn("there was no read in the input")
+        warn(f"there was no {nouns[:-1]} in the input")
     if counts.windows_without_acgt:
         warn(f"{counts.windows_without_acgt:,} windows of long reads were left out: they are N throughout")
     if counts.duplicate_names:
-        warn(f"{counts.duplicate_names:,} reads have the name of an earlier one; joining by name mixes them")
+        warn(
+            f"{counts.duplicate_names:,} {nouns} have the name of an earlier one; joining by name mixes them"
+        )
     if written.unsafe_windows:
         warn(
             f"{written.unsafe_windows:,} windows have a name that bedtools takes for a header and drops; "
-            "rename those reads (names must not start with track, browser, #, > or !)"
+            f"rename those {nouns} (names must not start with track, browser, #, > or !)"
         )

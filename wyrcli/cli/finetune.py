@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from wyrcli.cli.console import progress, say, training_reporter
+from wyrcli.cli.console import say
 from wyrcli.cli.options import (
     Device,
     Embeddings,
@@ -19,19 +20,46 @@ from wyrcli.cli.options import (
     Threads,
     set_threads,
 )
+from wyrcli.cli.session import (
+    Accumulate,
+    BatchSize,
+    ClipNorm,
+    CurveFigure,
+    LearningRate,
+    Patience,
+    Resume,
+    SaveMinutes,
+    ValidateEvery,
+    Warmup,
+    WeightDecay,
+    check_figure,
+    open_session,
+    was_finished,
+    watch,
+)
 
-__all__ = ["finetune"]
+__all__ = ["ClassWeights", "finetune"]
+
+
+class ClassWeights(StrEnum):
+    """How much each class counts in the loss."""
+
+    none = "none"
+    balanced = "balanced"
 
 
 def finetune(
     dataset: Annotated[Path, typer.Argument(help="Dataset directory from wyr prepare.", metavar="DATASET")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint directory to write.")],
     start: Annotated[
-        Path | None,
+        str,
         typer.Option(
-            "--from", help="Checkpoint to start from: a Nucleotide Transformer's directory or wyr's own."
+            "--from",
+            help="Weights to start from: a Nucleotide Transformer's directory, a checkpoint of wyr, or 50m, "
+            "100m, 250m, 500m or OWNER/NAME of the Hugging Face hub, where that is on this machine.",
         ),
-    ] = None,
+    ] = "",
+    download: Annotated[bool, typer.Option("--download", help="Fetch --from from the hub.")] = False,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="config.json of a network that starts from random weights."),
@@ -46,15 +74,40 @@ def finetune(
         Pooling | None,
         typer.Option("--pooling", help="What the heads read; default: as in --from, else mean."),
     ] = None,
+    freeze: Annotated[
+        int, typer.Option("--freeze", min=0, help="Leave the embeddings and the first N layers as they are.")
+    ] = 0,
+    lora: Annotated[
+        int,
+        typer.Option(
+            "--lora", min=0, help="Train low-rank updates of this rank instead of the layers; 0 = no."
+        ),
+    ] = 0,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 5,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Windows per step.")] = 128,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 2e-4,
-    warmup: Annotated[float, typer.Option("--warmup", min=0, max=1, help="Share of the steps.")] = 0.0,
-    weight_decay: Annotated[float, typer.Option("--weight-decay", min=0)] = 0.0,
+    batch_size: BatchSize = 128,
+    accumulate: Accumulate = 1,
+    learning_rate: LearningRate = 2e-4,
+    warmup: Warmup = 0.0,
+    weight_decay: WeightDecay = 0.0,
+    clip_norm: ClipNorm = 1.0,
+    class_weights: Annotated[
+        ClassWeights,
+        typer.Option("--class-weights", help="balanced: all classes of a rank count the same in the loss."),
+    ] = ClassWeights.none,
     reverse_complement: Annotated[
         bool, typer.Option("--reverse-complement", help="Turn each window round at random.")
     ] = False,
+    metric: Annotated[
+        str,
+        typer.Option(
+            "--metric",
+            help="Score on the validation split that chooses the weights to keep: loss, or "
+            "balanced_accuracy_RANK; by default that of the narrowest rank.",
+        ),
+    ] = "",
+    validate_every: ValidateEvery = 0,
+    patience: Patience = 0,
     held_out: Annotated[
         int,
         typer.Option("--held-out", min=0, help="Test windows to keep in the checkpoint for wyr evaluate."),
@@ -62,6 +115,9 @@ def finetune(
     name: Annotated[str, typer.Option("--name", help="Name of the model.")] = "",
     notice: Annotated[str, typer.Option("--notice", help="A line that every user of the model sees.")] = "",
     half: Annotated[bool, typer.Option("--half", help="Store weights as bf16: half the size.")] = False,
+    resume: Resume = False,
+    save_minutes: SaveMinutes = 5.0,
+    figure: CurveFigure = None,
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     threads: Threads = 0,
@@ -71,113 +127,164 @@ def finetune(
     """Train a classifier on a dataset: a Nucleotide Transformer with one linear head per rank.
 
     The defaults are the paper's (sum of the cross-entropies, learning rate 2e-4, cosine, batch 128, 5
-    epochs), but for gradients clipped at norm 1 and bf16 where the device has it.  Balanced accuracy on
-    the validation and test splits is printed and stored.
+    epochs), but for gradients clipped at norm 1 and bf16 where the device has it.  The weights with the
+    best score on the validation split are kept; balanced accuracy on the validation and test splits is
+    printed and stored.
+
+    Beside the checkpoint, OUTPUT.run holds the state of the training, its metrics (metrics.jsonl) and, where
+    TensorBoard is installed, its logs.  SIGTERM and Ctrl-C save the state before they end; --resume goes on
+    from the last state, also after the process was killed.  Several GPUs: torchrun --nproc-per-node=8 -m
+    wyrcli finetune ...
     """
     from dataclasses import asdict
 
     import torch
 
     from wyrcli import training
-    from wyrcli.checkpoint import check_vocabulary, load_checkpoint, parameter_count, save_checkpoint
+    from wyrcli.adapting import add_lora, freeze_layers, merge_lora
+    from wyrcli.checkpoint import parameter_count, save_checkpoint
+    from wyrcli.curves import draw_curves, read_metrics
     from wyrcli.dataset import Dataset
-    from wyrcli.errors import CheckpointError
+    from wyrcli.distribution import join_world
+    from wyrcli.engine import TrainingOptions
     from wyrcli.inference import choose_device, choose_precision
-    from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, compose_embeddings
-    from wyrcli.model.explanandum import Explanandum
-    from wyrcli.model.tokens import KmerTokenizer
     from wyrcli.outputs import check_new_directory
+    from wyrcli.starting import check_length, find_start, start_from_config, start_from_weights
 
+    if (config is None) == (not start):
+        raise typer.BadParameter("name either --from or --config")
     if embeddings is Embeddings.composed and config is None:
         raise typer.BadParameter("--embeddings composed starts from --config, not from trained weights")
-    check_new_directory(output)
-    set_threads(threads)
-    where = choose_device(device)
+    if freeze and lora:
+        raise typer.BadParameter("--lora leaves all layers as they are; it goes without --freeze")
+    check_figure(figure)
     data = Dataset.open(dataset)
-    sizes = data.taxonomy.sizes
-    torch.manual_seed(seed)
-    if config is not None:
-        if start is not None:
-            raise typer.BadParameter("name either --from or --config, not both")
-        tokenizer = KmerTokenizer.nucleotide_transformer_v2()
-        shape = BackboneConfig.load(config)
-        if shape.vocab_size != len(tokenizer.vocabulary):
-            raise CheckpointError(
-                f"{config}: vocab_size {shape.vocab_size}; a new network has the {len(tokenizer.vocabulary)} "
-                "tokens of Nucleotide Transformer v2"
-            )
-        backbone = NucleotideTransformer(shape)
-        if embeddings is Embeddings.composed:
-            compose_embeddings(backbone.embeddings.word_embeddings, tokenizer.kmers(), seed)
-        explanandum = Explanandum(backbone, sizes, pooling or Pooling.mean)
-    elif start is None:
-        raise typer.BadParameter("name where to start: --from or --config")
-    elif (start / "checkpoint.json").is_file():
-        previous = load_checkpoint(start)
-        tokenizer = previous.tokenizer
-        # Not the loaded Explanandum itself: that one is frozen for good.
-        old = previous.explanandum
-        explanandum = Explanandum(old.backbone, sizes, pooling or old.pooling).requires_grad_(True)
-        if previous.taxonomy.taxa == data.taxonomy.taxa:
-            explanandum.load_state_dict(old.state_dict())
-    else:
-        tokenizer = KmerTokenizer.from_pretrained(start)
-        backbone = NucleotideTransformer.from_pretrained(start)
-        check_vocabulary(tokenizer, backbone.config, start)
-        explanandum = Explanandum(backbone, sizes, pooling or Pooling.mean)
-    options = training.TrainingOptions(
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        precision="bf16" if choose_precision(precision, where) == torch.bfloat16 else "fp32",
-        reverse_complement=reverse_complement,
-        seed=seed,
-    )
-    train = data.split("train")
-    total = options.total_steps(len(train))
-    say(
-        f"{parameter_count(explanandum):,} weights, {len(train):,} windows, {total:,} steps of {batch_size} "
-        f"on {where} in {options.precision}",
-        quiet,
-    )
     ranks = data.taxonomy.ranks
-    with progress("steps", total, quiet=quiet) as advance:
-        last = training.finetune(
-            explanandum, tokenizer, train, options, where, training_reporter(advance, total, quiet)
+    metrics = ["loss", *(f"balanced_accuracy_{rank}" for rank in ranks)]
+    if metric and metric not in metrics:
+        raise typer.BadParameter(f"'{metric}'; expected one of {', '.join(metrics)}", param_hint="--metric")
+    set_threads(threads)
+    with join_world(choose_device(device)) as world:
+        quiet = quiet or not world.leads
+        where = world.device
+        options = TrainingOptions(
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            epochs=epochs,
+            steps=steps,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            accumulate=accumulate,
+            precision="bf16" if choose_precision(precision, where) == torch.bfloat16 else "fp32",
+            reverse_complement=reverse_complement,
+            validate_every=validate_every,
+            patience=patience,
+            seed=seed,
         )
-    explanandum.freeze()
-    if half:  # scored as stored
-        explanandum.to(torch.bfloat16).float()
-    examined = {split: data.split(split) for split in ("validation", "test")}
-    scores = {
-        split: dict(zip(ranks, training.validate(explanandum, tokenizer, windows, where), strict=True))
-        for split, windows in examined.items()
-        if len(windows)
-    }
-    for split, values in scores.items():
-        say(f"{split} balanced accuracy: " + ", ".join(f"{r} {v:.4f}" for r, v in values.items()), quiet)
-    record = {
-        "command": "wyr finetune",
-        "options": asdict(options),
-        "start": str(start or config),
-        "embeddings": str(embeddings),
-        "dataset": data.info,
-        "last": last,
-        "balanced_accuracy": scores,
-    }
-    save_checkpoint(
-        output,
-        explanandum.cpu(),
-        tokenizer,
-        data.taxonomy,
-        window_bp=data.window_bp,
-        training=record,
-        name=name,
-        notice=notice,
-        dtype=torch.bfloat16 if half else torch.float32,
-        held_out=examined["test"].sample(held_out, seed) if held_out else None,
-    )
-    say(f"checkpoint in {output}", quiet)
+        about = {
+            "command": "wyr finetune",
+            "options": asdict(options),
+            "start": start or (config and config.read_text(encoding="utf-8")),
+            "embeddings": str(embeddings),
+            "pooling": pooling,
+            "freeze": freeze,
+            "lora": lora,
+            "class_weights": str(class_weights),
+            "metric": metric,
+            "dataset": str(dataset),
+        }
+        if not (resume and was_finished(output)):
+            check_new_directory(output)
+        session = open_session(output, about, world, resume=resume, quiet=quiet)
+        if session.is_done:
+            return
+        if config is not None:
+            explanandum, tokenizer = start_from_config(
+                config,
+                data.taxonomy.sizes,
+                pooling or Pooling.mean,
+                composed=embeddings is Embeddings.composed,
+                seed=seed,
+            )
+        else:
+            source = find_start(start, download=download)
+            explanandum, tokenizer = start_from_weights(source, data.taxonomy, pooling, seed=seed)
+        check_length(explanandum, data.window_bp, tokenizer.k)
+        if freeze:
+            freeze_layers(explanandum, freeze)
+        if lora:
+            add_lora(explanandum, lora)
+        train, validation = data.split("train"), data.split("validation")
+        total = options.total_steps(len(train))
+        trained = sum(p.numel() for p in explanandum.parameters() if p.requires_grad)
+        say(
+            f"{trained:,} of {parameter_count(explanandum):,} weights, {len(train):,} windows, "
+            f"{total:,} steps of {batch_size} on {where} in {options.precision}"
+            + (f", {world.size} processes" if world.size > 1 else ""),
+            quiet,
+        )
+        weights = None
+        if class_weights is ClassWeights.balanced:
+            weights = training.weigh_classes(train.labels, data.taxonomy.sizes)
+        with watch(session.run, total, leads=world.leads, quiet=quiet) as report:
+            result = training.finetune(
+                explanandum,
+                tokenizer,
+                train,
+                options,
+                world,
+                report,
+                validation=validation,
+                ranks=ranks,
+                metric=metric,
+                class_weights=weights,
+                run=session.run,
+                state=session.state,
+                save_every_s=60 * save_minutes,
+            )
+        if lora:
+            merge_lora(explanandum)
+        explanandum.freeze()
+        if half:  # scored as stored
+            explanandum.to(torch.bfloat16).float()
+        examined = {"validation": validation, "test": data.split("test")}
+        scores = {
+            split: dict(zip(ranks, training.validate(explanandum, tokenizer, windows, world), strict=True))
+            for split, windows in examined.items()
+            if len(windows)
+        }
+        if not world.leads:
+            return
+        if result.scores:
+            say(
+                f"the weights are those after step {result.best_step:,}, the best on the validation split",
+                quiet,
+            )
+        for split, values in scores.items():
+            say(f"{split} balanced accuracy: " + ", ".join(f"{r} {v:.4f}" for r, v in values.items()), quiet)
+        record = about | {
+            "start": start or str(config),
+            "dataset": data.info,
+            "last": result.last,
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "balanced_accuracy": scores,
+        }
+        save_checkpoint(
+            output,
+            explanandum.cpu(),
+            tokenizer,
+            data.taxonomy,
+            window_bp=data.window_bp,
+            training=record,
+            name=name,
+            notice=notice,
+            dtype=torch.bfloat16 if half else torch.float32,
+            held_out=examined["test"].sample(held_out, seed) if held_out else None,
+        )
+        session.run.finish()
+        say(f"checkpoint in {output}, the training in {session.run.path}", quiet)
+        if figure is not None:
+            draw_curves(read_metrics(session.run.metrics), figure)
+            say(f"learning curve in {figure}", quiet)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wyrcli.cli.console import progress, say, training_reporter, warn
+from wyrcli.cli.console import say, warn
 from wyrcli.cli.options import (
     Device,
     Embeddings,
@@ -21,6 +21,22 @@ from wyrcli.cli.options import (
     Seed,
     Threads,
     set_threads,
+)
+from wyrcli.cli.session import (
+    Accumulate,
+    BatchSize,
+    ClipNorm,
+    CurveFigure,
+    LearningRate,
+    Patience,
+    Resume,
+    SaveMinutes,
+    ValidateEvery,
+    Warmup,
+    check_figure,
+    open_session,
+    was_finished,
+    watch,
 )
 
 __all__ = ["train_explainer"]
@@ -74,20 +90,33 @@ def train_explainer(
             "--embeddings", help="lstm: start of k-mer embeddings; composed of the shorter k-mers inside."
         ),
     ] = Embeddings.random,
-    resume: Annotated[
+    extend: Annotated[
         bool,
-        typer.Option("--continue", help="Go on from the Explainer of this kind that is there; replaces it."),
+        typer.Option("--continue", help="Start from the Explainer of this kind that is there; replaces it."),
     ] = False,
+    sample: Annotated[
+        int,
+        typer.Option(
+            "--sample", min=0, help="Train on so many windows, drawn at random; 0 = all. [paper: 239391]"
+        ),
+    ] = 0,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 1,
     steps: Annotated[
         int,
         typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs, at least 500 (lstm: 1,500)."),
     ] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Windows per step.")] = 64,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 2e-3,
-    warmup: Annotated[float, typer.Option("--warmup", min=0, max=1, help="Share of the steps.")] = 0.05,
+    batch_size: BatchSize = 64,
+    accumulate: Accumulate = 1,
+    learning_rate: LearningRate = 2e-3,
+    warmup: Warmup = 0.05,
+    clip_norm: ClipNorm = 1.0,
+    validate_every: ValidateEvery = 0,
+    patience: Patience = 0,
     half: Annotated[bool, typer.Option("--half", help="Store weights as bf16: half the size.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an Explainer of this kind.")] = False,
+    resume: Resume = False,
+    save_minutes: SaveMinutes = 5.0,
+    figure: CurveFigure = None,
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     threads: Threads = 0,
@@ -97,7 +126,10 @@ def train_explainer(
     """Train an Explainer for a frozen classifier; it is stored beside the classifier, in MODEL/explainers.
 
     The loss has the paper's four terms.  The preset 'paper' is as printed there, 'balanced' is ours; any
-    weight can be replaced.
+    weight can be replaced.  The weights with the lowest loss on the validation split are kept.
+
+    Beside the Explainer, a folder that ends in .run holds the state of the training and its metrics; --resume
+    goes on from there.  Several GPUs: torchrun --nproc-per-node=8 -m wyrcli train-explainer ...
     """
     from dataclasses import asdict, replace
 
@@ -112,7 +144,10 @@ def train_explainer(
         parameter_count,
         save_explainer,
     )
+    from wyrcli.curves import draw_curves, read_metrics
     from wyrcli.dataset import Dataset
+    from wyrcli.distribution import join_world
+    from wyrcli.engine import TrainingOptions
     from wyrcli.errors import CheckpointError
     from wyrcli.inference import choose_device, choose_precision
     from wyrcli.model.backbone import compose_embeddings
@@ -138,77 +173,125 @@ def train_explainer(
         loss = replace(PRESETS[preset], **{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    check_figure(figure)
     set_threads(threads)
-    where = choose_device(device)
     checkpoint = load_checkpoint(model)
-    if operator is Operator.scale_embedding and checkpoint.explanandum.pooling == "mean":
-        warn("scale-embedding is for <cls> heads: with mean pooling, what it masks still enters the mean")
+    explanandum, tokenizer = checkpoint.explanandum, checkpoint.tokenizer
     name = explainer_name(explainer, operator)
-    earlier = load_explainer(model, explainer, operator) if resume else None
-    if name in list_explainers(model) and not (force or resume):
-        raise CheckpointError(
-            f"{model}: has an Explainer '{name}' already; --force replaces it, --continue goes on from it"
-        )
-    dataset = Dataset.open(data)
-    torch.manual_seed(seed)
-    shape = checkpoint.explanandum.backbone.config
-    n_classes = checkpoint.taxonomy.n_classes
-    if explainer is ExplainerKind.state:
-        sizes = {
-            "hidden_size": shape.hidden_size,
-            "n_states": min(states or shape.num_hidden_layers + 1, shape.num_hidden_layers + 1),
-            "n_classes": n_classes,
-            "width": width,
-        }
-    else:
-        sizes = {"vocab_size": shape.vocab_size, "n_classes": n_classes, "hidden": hidden}
-    train = dataset.split_for("train", checkpoint.taxonomy)
-    network = build_explainer(explainer, sizes) if earlier is None else earlier.explainer
-    network.requires_grad_(True)
-    if embeddings is Embeddings.composed and earlier is None:
-        if not isinstance(network, LstmExplainer):
-            raise typer.BadParameter(
-                "--embeddings is for --explainer lstm; the others read the classifier's states"
+    output = model / "explainers" / name
+    with join_world(choose_device(device)) as world:
+        quiet = quiet or not world.leads
+        where = world.device
+        if operator is Operator.scale_embedding and explanandum.pooling == "mean" and world.leads:
+            warn("scale-embedding is for <cls> heads: with mean pooling, what it masks still enters the mean")
+        replaces = force or extend or (resume and was_finished(output))
+        if name in list_explainers(model) and not replaces:
+            raise CheckpointError(
+                f"{model}: has an Explainer '{name}' already; --force replaces it, --continue goes on from it"
             )
-        compose_embeddings(network.embedding, checkpoint.tokenizer.kmers(), seed)
-    options = training.TrainingOptions(
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps or max(epochs * (len(train) // batch_size), 500 if explainer == "state" else 1500),
-        warmup=warmup,
-        precision="bf16" if choose_precision(precision, where) == torch.bfloat16 else "fp32",
-        seed=seed,
-    )
-    total = options.total_steps(len(train))
-    say(
-        f"{name}: {parameter_count(network):,} weights, {len(train):,} windows, "
-        f"{total:,} steps of {batch_size} on {where} in {options.precision}",
-        quiet,
-    )
-    with progress("steps", total, quiet=quiet) as advance:
-        last = training.train_explainer(
-            network,
-            checkpoint.explanandum,
-            checkpoint.tokenizer,
-            train,
-            operator,
-            loss,
-            options,
-            where,
-            training_reporter(advance, total, quiet),
+        dataset = Dataset.open(data)
+        train = dataset.split_for("train", checkpoint.taxonomy)
+        if sample:
+            train = train.sample(sample, seed)
+        options = TrainingOptions(
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            epochs=epochs,
+            steps=steps or max(epochs * -(-len(train) // batch_size), 500 if explainer == "state" else 1500),
+            warmup=warmup,
+            clip_norm=clip_norm,
+            accumulate=accumulate,
+            precision="bf16" if choose_precision(precision, where) == torch.bfloat16 else "fp32",
+            validate_every=validate_every,
+            patience=patience,
+            seed=seed,
         )
-    record = {
-        "command": "wyr train-explainer",
-        "preset": str(preset),
-        "loss": asdict(loss),
-        "options": asdict(options),
-        "embeddings": str(embeddings),
-        "dataset": dataset.info,
-        "last": last,
-    }
-    if earlier is not None:
-        record["continued_from"] = earlier.training
-    dtype = torch.bfloat16 if half else torch.float32
-    path = save_explainer(model, network.cpu(), operator, training=record, dtype=dtype, force=force or resume)
-    say(f"Explainer in {path}", quiet)
+        about = {
+            "command": "wyr train-explainer",
+            "explainer": name,
+            "preset": str(preset),
+            "loss": asdict(loss),
+            "options": asdict(options),
+            "embeddings": str(embeddings),
+            "states": states,
+            "width": width,
+            "hidden": hidden,
+            "sample": sample,
+            "continue": extend,
+            "dataset": str(data),
+        }
+        session = open_session(output, about, world, resume=resume, quiet=quiet)
+        if session.is_done:
+            return
+        earlier = load_explainer(model, explainer, operator) if extend else None
+        torch.manual_seed(seed)
+        n_classes = checkpoint.taxonomy.n_classes
+        if explainer is ExplainerKind.state:
+            sizes = {
+                "hidden_size": explanandum.hidden_size,
+                "n_states": min(states or explanandum.n_states, explanandum.n_states),
+                "n_classes": n_classes,
+                "width": width,
+            }
+        else:
+            sizes = {"vocab_size": tokenizer.vocab_size, "n_classes": n_classes, "hidden": hidden}
+        network = build_explainer(explainer, sizes) if earlier is None else earlier.explainer
+        network.requires_grad_(True)
+        if embeddings is Embeddings.composed and earlier is None:
+            if not isinstance(network, LstmExplainer):
+                raise typer.BadParameter(
+                    "--embeddings is for --explainer lstm; the others read the classifier's states"
+                )
+            compose_embeddings(network.embedding, tokenizer.kmers(), seed)
+        total = options.total_steps(len(train))
+        say(
+            f"{name}: {parameter_count(network):,} weights, {len(train):,} windows, "
+            f"{total:,} steps of {batch_size} on {where} in {options.precision}"
+            + (f", {world.size} processes" if world.size > 1 else ""),
+            quiet,
+        )
+        with watch(session.run, total, leads=world.leads, quiet=quiet) as report:
+            result = training.train_explainer(
+                network,
+                explanandum,
+                tokenizer,
+                train,
+                operator,
+                loss,
+                options,
+                world,
+                report,
+                validation=dataset.split_for("validation", checkpoint.taxonomy),
+                run=session.run,
+                state=session.state,
+                save_every_s=60 * save_minutes,
+            )
+        if not world.leads:
+            return
+        if result.scores:
+            say(
+                f"the weights are those after step {result.best_step:,}, the best on the validation split",
+                quiet,
+            )
+        record = about | {
+            "dataset": dataset.info,
+            "last": result.last,
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "validation": result.scores,
+        }
+        if earlier is not None:
+            record["continued_from"] = earlier.training
+        path = save_explainer(
+            model,
+            network.cpu(),
+            operator,
+            training=record,
+            dtype=torch.bfloat16 if half else torch.float32,
+            force=force or extend,
+        )
+        session.run.finish()
+        say(f"Explainer in {path}, the training in {session.run.path}", quiet)
+        if figure is not None:
+            draw_curves(read_metrics(session.run.metrics), figure)
+            say(f"learning curve in {figure}", quiet)

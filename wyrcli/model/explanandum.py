@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from wyrcli.model.backbone import NucleotideTransformer
 from wyrcli.model.masking import Operator, gate
 from wyrcli.model.tokens import TokenBatch
 
-__all__ = ["Classified", "Explanandum"]
+__all__ = ["BaseExplanandum", "Classified", "Explanandum"]
 
 
 class Classified(NamedTuple):
@@ -23,8 +24,106 @@ class Classified(NamedTuple):
     states: list[Tensor]
 
 
-class Explanandum(nn.Module):
-    """A backbone, a pooling over tokens, and one linear head per rank.
+class BaseExplanandum(nn.Module, ABC):
+    """What all Explananda share: one class axis of length C that holds the classes of all ranks.
+
+    ``sizes``: number of classes per rank;  ``pooling``: ``mean`` or ``cls``, what the heads read;
+    ``hidden_size``: H;  ``n_states``: number of hidden states that :meth:`classify` returns;
+    ``vocab_size``: token ids are below this;  ``reach``: tokens to either side that a local attention layer
+    sees, 0 where every layer sees all;  ``architecture``: what a checkpoint calls its kind.
+    """
+
+    architecture: ClassVar[str]
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        pooling: str,
+        *,
+        hidden_size: int,
+        n_states: int,
+        vocab_size: int,
+        reach: int = 0,
+    ) -> None:
+        super().__init__()
+        if pooling not in ("mean", "cls"):
+            raise ValueError(f"pooling '{pooling}'; expected mean or cls")
+        self.sizes = tuple(sizes)
+        self.pooling = pooling
+        self.hidden_size = hidden_size
+        self.n_states = n_states
+        self.vocab_size = vocab_size
+        self.reach = reach
+        self._frozen = False
+
+    @abstractmethod
+    def classify(
+        self, batch: TokenBatch, mask: Tensor | None = None, operator: Operator = gate
+    ) -> Classified:
+        """Logits, and the hidden states that the ``state`` Explainer reads.
+
+        With a mask (B, L) in [0, 1], those of the masked windows; its values where not ``batch.valid`` mean
+        nothing.
+        """
+
+    @abstractmethod
+    def bias(self) -> Tensor:
+        """float32 (C,): the answer to nothing at all, which is what a mask of zeros leaves."""
+
+    @abstractmethod
+    def with_classes(self, sizes: Sequence[int]) -> BaseExplanandum:
+        """The same network with new heads of random weights for other classes, not frozen."""
+
+    @abstractmethod
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """The weights under the names that they have in a checkpoint."""
+
+    @abstractmethod
+    def stored_config(self) -> str:
+        """``config.json`` of a checkpoint, in the official form."""
+
+    def plain(self, batch: TokenBatch) -> Tensor:
+        """Logits (B, C) by the network's own forward pass, as if there were no masks in the world."""
+        return self.forward(batch)
+
+    def freeze(self) -> Self:
+        """No gradients for any weight, and eval mode for good: ``train()`` has no effect from now on."""
+        self._frozen = True
+        self.requires_grad_(False)
+        self.eval()
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, except that a frozen Explanandum stays in eval mode.
+
+        The code of the paper's parent method put its frozen classifier back into training mode this way.
+        """
+        super().train(mode and not self._frozen)
+        return self
+
+    def forward(self, batch: TokenBatch, mask: Tensor | None = None, operator: Operator = gate) -> Tensor:
+        """Logits (B, C); with a mask (B, L), those of the masked windows."""
+        return self.classify(batch, mask, operator).logits
+
+    def split(self, logits: Tensor) -> list[Tensor]:
+        """(B, C) to one (B, C_r) per rank."""
+        return list(torch.split(logits, list(self.sizes), dim=-1))
+
+    def class_numbers(self, classes: Tensor) -> Tensor:
+        """Classes within their ranks, int64 (B, R), to numbers on the class axis of length C."""
+        first = [0]
+        for size in self.sizes[:-1]:
+            first.append(first[-1] + size)
+        return classes + torch.tensor(first, device=classes.device)
+
+    def predict(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted class within each rank, int64 (B, R), and its probability, float32 (B, R)."""
+        best = [rank.softmax(-1).max(-1) for rank in self.split(logits)]
+        return torch.stack([b.indices for b in best], -1), torch.stack([b.values for b in best], -1)
+
+
+class Explanandum(BaseExplanandum):
+    """A Nucleotide Transformer, a pooling over tokens, and one linear head per rank.
 
     With ``pooling="mean"`` (the paper's) the final hidden states of the valid tokens are weighted by the
     mask and summed, and the sum is divided by the **number of valid tokens**, not by the sum of the
@@ -41,34 +140,19 @@ class Explanandum(nn.Module):
     pooling: ``mean`` or ``cls``.
     """
 
+    architecture = "nucleotide-transformer"
+
     def __init__(self, backbone: NucleotideTransformer, sizes: Sequence[int], pooling: str = "mean") -> None:
-        super().__init__()
-        if pooling not in ("mean", "cls"):
-            raise ValueError(f"pooling '{pooling}'; expected mean or cls")
+        shape = backbone.config
+        super().__init__(
+            sizes,
+            pooling,
+            hidden_size=shape.hidden_size,
+            n_states=shape.num_hidden_layers + 1,
+            vocab_size=shape.vocab_size,
+        )
         self.backbone = backbone
-        self.heads = nn.ModuleList(nn.Linear(backbone.config.hidden_size, size) for size in sizes)
-        self.sizes = tuple(sizes)
-        self.pooling = pooling
-        self._frozen = False
-
-    def freeze(self) -> Explanandum:
-        """No gradients for any weight, and eval mode for good: ``train()`` has no effect from now on."""
-        self._frozen = True
-        self.requires_grad_(False)
-        self.eval()
-        return self
-
-    def train(self, mode: bool = True) -> Explanandum:
-        """As in torch, except that a frozen Explanandum stays in eval mode.
-
-        The code of the paper's parent method put its frozen classifier back into training mode this way.
-        """
-        super().train(mode and not self._frozen)
-        return self
-
-    def forward(self, batch: TokenBatch, mask: Tensor | None = None, operator: Operator = gate) -> Tensor:
-        """Logits (B, C); with a mask (B, L), those of the masked windows."""
-        return self.classify(batch, mask, operator).logits
+        self.heads = nn.ModuleList(nn.Linear(shape.hidden_size, size) for size in sizes)
 
     def classify(
         self, batch: TokenBatch, mask: Tensor | None = None, operator: Operator = gate
@@ -109,18 +193,17 @@ class Explanandum(nn.Module):
         """float32 (C,): the answer to nothing at all, which is what a mask of zeros leaves."""
         return torch.cat([p for name, p in self.heads.named_parameters() if name.endswith("bias")]).float()
 
-    def split(self, logits: Tensor) -> list[Tensor]:
-        """(B, C) to one (B, C_r) per rank."""
-        return list(torch.split(logits, list(self.sizes), dim=-1))
+    def with_classes(self, sizes: Sequence[int]) -> Explanandum:
+        """The same backbone, which is shared, with new heads for other classes, not frozen."""
+        return Explanandum(self.backbone, sizes, self.pooling).requires_grad_(True)
 
-    def class_numbers(self, classes: Tensor) -> Tensor:
-        """Classes within their ranks, int64 (B, R), to numbers on the class axis of length C."""
-        first = [0]
-        for size in self.sizes[:-1]:
-            first.append(first[-1] + size)
-        return classes + torch.tensor(first, device=classes.device)
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """The backbone under its official names (``esm.*``), heads as ``heads.N.*``."""
+        return {
+            ("esm." + name.removeprefix("backbone.")) if name.startswith("backbone.") else name: tensor
+            for name, tensor in self.state_dict().items()
+        }
 
-    def predict(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicted class within each rank, int64 (B, R), and its probability, float32 (B, R)."""
-        best = [rank.softmax(-1).max(-1) for rank in self.split(logits)]
-        return torch.stack([b.indices for b in best], -1), torch.stack([b.values for b in best], -1)
+    def stored_config(self) -> str:
+        """The backbone's ``config.json``."""
+        return self.backbone.config.to_json()

@@ -188,12 +188,13 @@ def total_variation(mask: Tensor, valid: Tensor) -> Tensor:
     return steps.sum(-1) / valid.sum(-1).clamp_min(1)
 
 
-def relax(mask_logits: Tensor, temperature: float) -> Tensor:
+def relax(mask_logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """A mask in [0, 1] from its logits: a sigmoid, or a sample of the binary concrete distribution.
 
-    Maddison et al. 2017, Jang et al. 2017: sigmoid((logits + logistic noise) / temperature).
+    Maddison et al. 2017, Jang et al. 2017: sigmoid((logits + logistic noise) / temperature).  ``uniform``
+    in (0, 1), of the shape of the logits, is what the noise is made of.
     """
     if temperature == 0:
         return mask_logits.sigmoid()
-    u = torch.rand_like(mask_logits).clamp(1e-6, 1 - 1e-6)
+    u = uniform.clamp(1e-6, 1 - 1e-6)
     return ((mask_logits + u.log() - (1 - u).log()) / temperature).sigmoid()

@@ -1,4 +1,4 @@
-"""Sequences to k-mer tokens, with the bases that each token covers.
+"""Sequences to tokens, with the letters that each token covers; k-mers of bases.
 
 The Nucleotide Transformer reads a sequence greedily from left to right: six consecutive A, C, G or T
 make one k-mer token; near the end of such a run, and for every N, single nucleotides do.  Hence an N
@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from wyrcli.errors import CheckpointError
 
-__all__ = ["FlatTokens", "KmerTokenizer", "TokenBatch"]
+__all__ = ["FlatTokens", "KmerTokenizer", "TokenBatch", "Tokenizer", "pad_tokens"]
 
 _N, _BREAK = 4, 5  # codes beside 0..3 for the bases; _BREAK separates sequences and is never a token
 
@@ -45,10 +45,13 @@ class FlatTokens(NamedTuple):
 class TokenBatch:
     """Token ids of B windows, padded on the right to L, and what is real in them.
 
-    ``ids`` int64 (B, L); ``attention`` bool (B, L): nucleotide tokens and ``<cls>``, not padding;
-    ``valid`` bool (B, L): nucleotide tokens only; ``spans`` int64 numpy (B, L, 2): bases on the
-    window, (0, 0) for ``<cls>`` and padding; ``padded``: whether any position is padding (known here
+    ``ids`` int64 (B, L); ``attention`` bool (B, L): tokens of the sequence and special ones, not padding;
+    ``valid`` bool (B, L): tokens of the sequence only; ``spans`` int64 numpy (B, L, 2): letters on the
+    window, (0, 0) for special tokens and padding; ``padded``: whether any position is padding (known here
     without asking the device).
+
+    One special token (``<cls>``, ``<s>``) comes first.  Others, where a model has them, come behind the
+    last valid token, so that the n valid tokens of a row are ``1 : 1 + n``.
     """
 
     ids: Tensor
@@ -86,12 +89,78 @@ class TokenBatch:
         )
 
 
+class Tokenizer(Protocol):
+    """What everything else asks of a tokenizer; see :class:`TokenBatch` for the order of the tokens."""
+
+    @property
+    def alphabet(self) -> str:
+        """What its sequences are made of: ``dna``, ``protein`` or ``text``."""
+
+    @property
+    def pad_id(self) -> int:
+        """The token behind the end of a shorter window."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a window, special ones included, that the model can read."""
+
+    def batch(self, sequences: Sequence[str]) -> TokenBatch:
+        """Tokens of B sequences on the CPU.  Raises InputError where one is longer than the model reads."""
+
+    def count_tokens(self, sequence: str) -> int:
+        """Upper bound of the tokens of a sequence, special ones included."""
+
+    def usual_tokens(self, length: int) -> int:
+        """Tokens of an ordinary sequence of ``length`` letters, special ones included: sizes batches."""
+
+    def sample(self, n: int, seed: int = 0) -> str:
+        """A made-up sequence of about ``n`` tokens, for tests of a model."""
+
+    def save(self, directory: Path) -> None:
+        """Write the files from which it can be read again."""
+
+
+def pad_tokens(
+    ids: Sequence[NDArray[np.int64]], spans: Sequence[NDArray[np.int64]], n_behind: int, pad_id: int
+) -> TokenBatch:
+    """Rows of tokens as one batch, on the CPU.
+
+    Parameters
+    ----------
+    ids: of each row, with one special token in front and ``n_behind`` at the end.
+    spans: int64 (number of valid tokens, 2) of each row.
+    """
+    longest = max(map(len, ids), default=1)
+    batch_ids = np.full((len(ids), longest), pad_id, dtype=np.int64)
+    batch_spans = np.zeros((len(ids), longest, 2), dtype=np.int64)
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    place = np.arange(longest)
+    for i, (row, own) in enumerate(zip(ids, spans, strict=True)):
+        batch_ids[i, : len(row)] = row
+        batch_spans[i, 1 : len(row) - n_behind] = own
+    attention = place < lengths[:, None]
+    valid = (place > 0) & (place < lengths[:, None] - n_behind)
+    return TokenBatch(
+        torch.from_numpy(batch_ids),
+        torch.from_numpy(attention),
+        torch.from_numpy(valid),
+        batch_spans,
+        padded=not bool(attention.all()),
+    )
+
+
 class KmerTokenizer:
     """Greedy k-mer tokenizer of the Nucleotide Transformer, v1 and v2 vocabularies alike.
 
     Parameters
     ----------
     vocabulary: the tokens in the order of their ids, as in ``vocab.txt``.
+    max_tokens: most tokens that the model reads; that of v2 by default.  Not enforced here: a window's length
+        in bp is what bounds them.
 
     >>> tokenizer = KmerTokenizer.nucleotide_transformer_v2()
     >>> tokenizer.encode("ACGTACG")
@@ -100,8 +169,11 @@ class KmerTokenizer:
     [(0, 0), (0, 6), (6, 7)]
     """
 
-    def __init__(self, vocabulary: Sequence[str]) -> None:
+    alphabet = "dna"
+
+    def __init__(self, vocabulary: Sequence[str], max_tokens: int = 2048) -> None:
         self.vocabulary = tuple(vocabulary)
+        self.max_tokens = max_tokens
         ids = {token: i for i, token in enumerate(self.vocabulary)}
         if len(ids) != len(self.vocabulary):
             raise CheckpointError("vocab.txt names a token twice")
@@ -115,6 +187,8 @@ class KmerTokenizer:
         self.k = len(kmers[0])
         self.cls_id, self.pad_id = ids["<cls>"], ids["<pad>"]
         self.mask_id = ids.get("<mask>")
+        # Published v1 vocabularies name special tokens behind the end of the embedding; they are never used.
+        self.vocab_size = 1 + max(i for i, token in enumerate(self.vocabulary) if not token.startswith("<"))
         self._bases = "ATCG"
         # Any order of the k-mers is accepted: this table goes from a base-4 number to the token's id.
         numbers = [sum("ATCG".index(c) * 4 ** (self.k - 1 - i) for i, c in enumerate(t)) for t in kmers]
@@ -133,14 +207,14 @@ class KmerTokenizer:
         self._powers = 4 ** np.arange(self.k - 1, -1, -1, dtype=np.int64)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> KmerTokenizer:
+    def from_pretrained(cls, directory: str | Path, max_tokens: int = 2048) -> KmerTokenizer:
         """Read ``vocab.txt`` of an official checkpoint or of one of ours."""
         path = Path(directory) / "vocab.txt"
         if not path.is_file():
             raise CheckpointError(f"{path}: not found; a checkpoint holds its vocabulary there")
         try:
             # The official file ends without a newline; one that an editor added names no token.
-            return cls(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+            return cls(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), max_tokens)
         except UnicodeDecodeError:
             raise CheckpointError(f"{path}: not a text file; expected one token per line") from None
 
@@ -155,7 +229,7 @@ class KmerTokenizer:
     def save(self, directory: Path) -> None:
         """Write ``vocab.txt`` (no trailing newline, as the official file) and ``tokenizer_config.json``."""
         (directory / "vocab.txt").write_text("\n".join(self.vocabulary), encoding="utf-8")
-        config = {"tokenizer_class": "EsmTokenizer", "model_max_length": 2048}
+        config = {"tokenizer_class": "EsmTokenizer", "model_max_length": self.max_tokens}
         (directory / "tokenizer_config.json").write_text(
             json.dumps(config, indent=1) + "\n", encoding="utf-8"
         )
@@ -240,6 +314,15 @@ class KmerTokenizer:
             return n // self.k + n % self.k + 1
         # Each break costs at most k - 1 single bases beside itself.
         return min(n, n // self.k + others * self.k + self.k) + 1
+
+    def usual_tokens(self, length: int) -> int:
+        """Tokens of ``length`` bp without N, ``<cls>`` included, but for odd ones at the end."""
+        return length // self.k + 1
+
+    def sample(self, n: int, seed: int = 0) -> str:
+        """``n`` random k-mers."""
+        letters = np.random.default_rng(seed).choice(list("ACGT"), n * self.k)
+        return "".join(letters.tolist())
 
     def batch(self, sequences: Sequence[str]) -> TokenBatch:
         """Tokens of B sequences as one padded :class:`TokenBatch` on the CPU."""

@@ -1,0 +1,172 @@
+"""Which windows make up each step of a training, and everything random about them.
+
+Every draw follows from the seed and from its place (epoch, step, window in the step), and from nothing
+else.  So a step can be made again without the steps before it, which is what resuming needs; and it is
+the same step whether one process makes it or eight, in one piece or accumulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wyrcli.errors import InputError
+from wyrcli.model.tokens import TokenBatch
+
+__all__ = ["Piece", "Plan", "Tokenizer", "Windows", "cut_pieces", "turn_round"]
+
+_POOL = 64  # batches whose windows are sorted by length together
+_COMPLEMENT = str.maketrans("ACGT", "TGCA")
+
+# What a random number is for; part of what it is drawn from.
+_ORDER, _STRAND, _NOISE = range(3)
+
+
+class Windows(Protocol):
+    """Labelled windows, as ``dataset.LabelledWindows`` gives them."""
+
+    @property
+    def labels(self) -> NDArray[np.integer[Any]]:
+        """Class within each rank, (N, R)."""
+
+    @property
+    def sequences(self) -> Sequence[str]:
+        """N sequences."""
+
+    def __len__(self) -> int: ...
+
+
+class Tokenizer(Protocol):
+    """What training asks of a tokenizer."""
+
+    def batch(self, sequences: Sequence[str]) -> TokenBatch: ...
+
+
+class Piece(NamedTuple):
+    """What a process computes at once of a step.
+
+    ``labels`` int64 (B, R).  ``noise`` float32 (B, L), uniform in (0, 1): the same for a window wherever
+    it is computed.  ``share``: windows of it among all windows of the step.  ``step``: number, from 0.
+    """
+
+    batch: TokenBatch
+    labels: Tensor
+    noise: Tensor
+    share: float
+    step: int
+
+    def to(self, device: torch.device) -> Piece:
+        """The same on another device."""
+        labels = self.labels.to(device, non_blocking=True)
+        noise = self.noise.to(device, non_blocking=True)
+        return self._replace(batch=self.batch.to(device), labels=labels, noise=noise)
+
+
+class Plan:
+    """The windows of each step.
+
+    An epoch takes every window once, in an order of its own; its last step may be smaller.  Where
+    lengths differ, the windows of a step are of like length, so that little is padded: pools of many
+    batches are sorted by length before they are cut, and the batches shuffled.
+
+    Parameters
+    ----------
+    n: number of windows.
+    batch_size: of a step, all processes together.
+    lengths: (n,), where they differ; None if they are not known or shall not matter.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, seed: int, lengths: NDArray[np.integer[Any]] | None = None
+    ) -> None:
+        if n == 0:
+            raise InputError("the training split is empty")
+        self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
+        self._lengths = None if lengths is None or (lengths == lengths[0]).all() else lengths
+        self._epoch, self._batches = -1, list[NDArray[np.int64]]()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.n // self.batch_size)
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Numbers of the windows of a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._draw(epoch)
+        return self._batches[place]
+
+    def _draw(self, epoch: int) -> list[NDArray[np.int64]]:
+        rng = np.random.default_rng([self.seed, _ORDER, epoch])
+        order = rng.permutation(self.n)
+        if self._lengths is not None:
+            pool = _POOL * self.batch_size
+            for first in range(0, self.n, pool):
+                part = order[first : first + pool]
+                order[first : first + pool] = part[np.argsort(self._lengths[part], kind="stable")]
+        cuts = range(self.batch_size, self.n, self.batch_size)
+        batches = np.split(order, cuts)
+        if self._lengths is not None:
+            batches = [batches[i] for i in rng.permutation(len(batches))]
+        return batches
+
+
+def cut_pieces(
+    windows: Windows,
+    tokenizer: Tokenizer,
+    plan: Plan,
+    *,
+    steps: range,
+    both_strands: bool = False,
+    accumulate: int = 1,
+    number: int = 0,
+    size: int = 1,
+) -> Iterator[list[Piece]]:
+    """For each step, the pieces of process ``number`` of ``size``: ``accumulate`` of them, or fewer.
+
+    There is always one, so that no process waits for one that has nothing to do: where a step has fewer
+    windows than there are processes, a piece may have a ``share`` of 0.
+
+    ``both_strands``: a window is turned round with probability one half.
+    """
+    for step in steps:
+        rows = plan.rows(step)
+        own = np.arange(number, len(rows), size)
+        parts = [part for part in (own[i::accumulate] for i in range(accumulate)) if len(part)]
+        turned = np.random.default_rng([plan.seed, _STRAND, step]).random(len(rows)) < 0.5
+        pieces = []
+        for places in parts or [np.zeros(1, np.int64)]:
+            sequences = [windows.sequences[int(i)] for i in rows[places]]
+            if both_strands:
+                sequences = [
+                    turn_round(s) if t else s for s, t in zip(sequences, turned[places], strict=True)
+                ]
+            batch = tokenizer.batch(sequences)
+            pieces.append(
+                Piece(
+                    batch,
+                    torch.from_numpy(windows.labels[rows[places]].astype(np.int64)),
+                    _draw_noise(plan.seed, step, places, batch.ids.shape[1]),
+                    len(places) / len(rows) if parts else 0.0,
+                    step,
+                )
+            )
+        yield pieces
+
+
+def _draw_noise(seed: int, step: int, places: NDArray[np.int64], length: int) -> Tensor:
+    noise = np.empty((len(places), length), dtype=np.float32)
+    for row, place in zip(noise, places.tolist(), strict=True):
+        # A generator for each window: how far its neighbours are padded must not matter.
+        np.random.default_rng([seed, _NOISE, step, place]).random(out=row, dtype=np.float32)
+    return torch.from_numpy(noise)
+
+
+def turn_round(sequence: str) -> str:
+    """The reverse complement; N stays N."""
+    return sequence[::-1].translate(_COMPLEMENT)

@@ -1,0 +1,114 @@
+"""Where a classifier starts from: published weights, one of our checkpoints, or random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from wyrcli.checkpoint import check_vocabulary, load_checkpoint
+from wyrcli.errors import CheckpointError, InputError
+from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, compose_embeddings
+from wyrcli.model.explanandum import Explanandum
+from wyrcli.model.tokens import KmerTokenizer
+from wyrcli.taxonomy import Taxonomy
+
+__all__ = ["PUBLISHED", "check_length", "find_start", "start_from_config", "start_from_weights"]
+
+PUBLISHED = {
+    size: f"InstaDeepAI/nucleotide-transformer-v2-{size}-multi-species"
+    for size in ("50m", "100m", "250m", "500m")
+}
+"""Short names of the Nucleotide Transformers v2 on the Hugging Face hub."""
+
+_FILES = ["config.json", "vocab.txt", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin"]
+
+
+def find_start(name: str, *, download: bool = False) -> Path:
+    """The directory of weights: ``name`` itself, or what the hub's cache on this machine has under that name.
+
+    ``name``: a directory, a short name of :data:`PUBLISHED`, or an id of the hub.  The network is asked only
+    with ``download``.
+
+    Raises CheckpointError where the weights are not here.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    hub_id = PUBLISHED.get(name.lower(), name)
+    if hub_id.count("/") != 1 or name.startswith((".", "/", "~")):
+        known = ", ".join(PUBLISHED)
+        raise CheckpointError(f"{name}: not found; expected a directory, {known}, or OWNER/NAME of the hub")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_FILES, local_files_only=not download))
+    except LocalEntryNotFoundError:
+        if download:
+            raise CheckpointError(f"{hub_id}: cannot be reached; is there a network?") from None
+        raise CheckpointError(
+            f"{hub_id}: not on this machine; --download fetches it (mind its licence), or name a directory"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(f"{hub_id}: {str(error).splitlines()[0]}") from None
+
+
+def start_from_config(
+    path: Path, sizes: Sequence[int], pooling: str, *, composed: bool, seed: int
+) -> tuple[Explanandum, KmerTokenizer]:
+    """A network with random weights.
+
+    ``path``: a config.json of the official form, for the tokens of Nucleotide Transformer v2.  ``composed``:
+    k-mer embeddings start from the shorter k-mers inside them.
+    """
+    tokenizer = KmerTokenizer.nucleotide_transformer_v2()
+    shape = BackboneConfig.load(path)
+    if shape.vocab_size != len(tokenizer.vocabulary):
+        raise CheckpointError(
+            f"{path}: vocab_size {shape.vocab_size}; a new network has the {len(tokenizer.vocabulary)} "
+            "tokens of Nucleotide Transformer v2"
+        )
+    torch.manual_seed(seed)
+    backbone = NucleotideTransformer(shape)
+    if composed:
+        compose_embeddings(backbone.embeddings.word_embeddings, tokenizer.kmers(), seed)
+    return Explanandum(backbone, sizes, pooling), tokenizer
+
+
+def start_from_weights(
+    path: Path, taxonomy: Taxonomy, pooling: str | None, *, seed: int
+) -> tuple[Explanandum, KmerTokenizer]:
+    """Trained weights with new heads, or with the old ones where they are for the same taxa.
+
+    ``path``: a Nucleotide Transformer as published, or a checkpoint of ours.  ``pooling``: None for the
+    checkpoint's, else mean.
+    """
+    torch.manual_seed(seed)
+    if not (path / "checkpoint.json").is_file():
+        tokenizer = KmerTokenizer.from_pretrained(path)
+        backbone = NucleotideTransformer.from_pretrained(path)
+        check_vocabulary(tokenizer, backbone.config, path)
+        return Explanandum(backbone, taxonomy.sizes, pooling or "mean"), tokenizer
+    previous = load_checkpoint(path)
+    # Not the loaded Explanandum itself: that one is frozen for good.
+    old = previous.explanandum
+    explanandum = Explanandum(old.backbone, taxonomy.sizes, pooling or old.pooling).requires_grad_(True)
+    if previous.taxonomy.taxa == taxonomy.taxa:
+        explanandum.load_state_dict(old.state_dict())
+    return explanandum, previous.tokenizer
+
+
+def check_length(explanandum: Explanandum, window_bp: int, k: int) -> None:
+    """Raise InputError where windows may have more tokens than a network of absolute positions knows."""
+    config = explanandum.backbone.config
+    # One <cls>, and positions begin behind the number of the padding token.
+    limit = config.max_position_embeddings - config.pad_token_id - 2
+    # A window without N; each N makes more tokens, and how many there are nobody knows before.
+    needed = window_bp // k + window_bp % k
+    if config.position_embedding_type == "absolute" and needed > limit:
+        raise InputError(
+            f"windows of {window_bp} bp are {needed} tokens; this network has positions for {limit}: "
+            f"prepare windows of at most {limit * k} bp"
+        )
