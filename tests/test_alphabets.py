@@ -114,7 +114,7 @@ def test_proteins_by_header(toy: Path, tmp_path: Path) -> None:
         "without taxid": 1,
         "without a window that was kept": 1,
     }
-    assert counts.windows_dropped == {"duplicate of another taxon": 1}
+    assert counts.windows_dropped == {"duplicate of another taxon (one copy kept)": 1}
     found = rows(dataset)
     assert [row[1:3] for row in found if row[3] in long] == [(0, 100), (100, 200), (200, 250)]
     assert "".join(row[3] for row in found if row[3] in long) == long
@@ -186,7 +186,7 @@ def test_texts_with_one_label(tmp_path: Path) -> None:
         "without label": 1,
         "without a window that was kept": 2,
     }
-    assert counts.windows_dropped == {"duplicate": 1, "duplicate of another taxon": 1}
+    assert counts.windows_dropped == {"duplicate": 1, "duplicate of another taxon (one copy kept)": 1}
     assert [row[3] for row in rows(dataset)] == ["Hello, wörld!", 'a\nb\t"c"  d', "🧬"]
     assert dataset.taxonomy.taxa == (("bad", "good"),)
     assert dataset.info["options"]["min_bp"] == 1

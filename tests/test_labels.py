@@ -109,17 +109,37 @@ def test_find() -> None:
         assert labels.find("x", file) == (None, False)
 
 
+def test_a_file_is_known_by_the_end_of_its_path(tmp_path: Path) -> None:
+    rows = "GCF_1/genomic.fna,1\nGCF_2/genomic.fna,2\nd/GCF_1/genomic.fna,3\n../b.fna,4\n/abs/c.fna,5\n"
+    labels = load(tmp_path, "file,taxid\n" + rows)
+    for file, taxid in (
+        ("GCF_1/genomic.fna", 1),
+        ("x/GCF_1/genomic.fna", 1),
+        ("x/d/GCF_1/genomic.fna", 3),  # the one that tells more
+        ("x/../GCF_2/./genomic.fna", 2),
+        ("x/b.fna", 4),
+        ("/abs/c.fna", 5),
+    ):
+        assert labels.find("r", file) == (entry(taxid), True)
+    for file in ("GCF_9/genomic.fna", "genomic.fna", "xGCF_1/genomic.fna", "c.fna"):
+        assert labels.find("r", file) == (None, False)
+    assert (len(labels), labels.count_unused()) == (5, 0)
+    bare = load(tmp_path, "file,taxid\ngenomic.fna,1\nGCF_2/genomic.fna,2\nother.fna,3\n")
+    found = [bare.find("r", f"{folder}/genomic.fna")[0] for folder in ("GCF_1", "GCF_2", "GCF_3")]
+    assert found == [entry(1), entry(2), entry(1)] and bare.count_unused() == 1
+
+
 def test_a_row_without_taxid_is_an_entry(tmp_path: Path) -> None:
-    labels = load(tmp_path, "name\ttaxid\tgenome\nr1\t\tg\nr2\n")
+    labels = load(tmp_path, "name\ttaxid\tgenome\nr1\t\tg\nr2\t\t\n")
     assert labels.by_name == {"r1": entry(None, "g"), "r2": entry(None)}
     assert labels.find("r2", "x") == (entry(None), False)
 
 
 def test_label_tables(tmp_path: Path) -> None:
-    labels = load(tmp_path, '#name\ttaxid\tfile\nr"1\t 5 \tf\nr2\t\t\n\t7\tdir/g\nr"1\t5\n\n\t9\t\n')
-    assert labels == ({'r"1': entry(5), "r2": entry(None)}, {"g": entry(7)})
-    assert labels.find('r"1', "g") == (entry(5), False)
-    assert labels.find("r9", "g") == (entry(7), True)
+    labels = load(tmp_path, '#name\ttaxid\tfile\nr"1\t 5 \tf\nr2\t\t\n\t7\tdir/g\nr"1\t5\t\n\n\t9\t\n')
+    assert labels == Labels({'r"1': entry(5), "r2": entry(None)}, {"dir/g": entry(7)})
+    assert labels.find('r"1', "dir/g") == (entry(5), False)
+    assert labels.find("r9", "dir/g") == (entry(7), True)
     assert labels.find("r9", "f") == (None, False)
 
 
@@ -128,8 +148,9 @@ def test_manifest_by_file(tmp_path: Path) -> None:
     text = header + 'some/where/a.fna,"x, y",403,g 1,Training\nb.fna.gz,z,405,,\n'
     labels = load(tmp_path, text)
     assert labels.by_name == {}
-    assert labels.by_file == {"a.fna": entry(403, "g 1", "train"), "b.fna.gz": entry(405)}
-    assert labels.find("x", "elsewhere/a.fna") == (entry(403, "g 1", "train"), True)
+    assert labels.by_file == {"some/where/a.fna": entry(403, "g 1", "train"), "b.fna.gz": entry(405)}
+    assert labels.find("x", "is/some/where/a.fna") == (entry(403, "g 1", "train"), True)
+    assert labels.find("x", "elsewhere/a.fna") == (None, False)
 
 
 def test_splits(tmp_path: Path) -> None:
@@ -170,7 +191,7 @@ def test_assembly_summary(tmp_path: Path) -> None:
     assert labels.find("chr1", "GCA_000001405.29.fa") == (entry(9606, "GCA_000001405.29"), True)
     # Beside a name, the accession is no key.
     named = load(tmp_path, "name\tassembly_accession\ttaxid\nr1\tGCF_1.1\t5\n\tGCF_1.2\t6\n")
-    assert named == ({"r1": entry(5, "GCF_1.1")}, {})
+    assert named.by_name == {"r1": entry(5, "GCF_1.1")} and named.by_file == {}
 
 
 # ---------------------------------------------------------------- accession2taxid
@@ -205,7 +226,7 @@ def test_accession2taxid_full(tmp_path: Path) -> None:
     assert named.by_name == {"r1": entry(5)}
     # Beside a file, an accession is one of many in it.
     filed = load(tmp_path, "accession\tfile\ttaxid\nNC_1\td/a.fna\t5\n")
-    assert filed == ({}, {"a.fna": entry(5)})
+    assert filed == Labels({}, {"d/a.fna": entry(5)})
 
 
 NAME = st.text("ab.1", min_size=1, max_size=4)
@@ -264,7 +285,7 @@ def test_parquet_with_integers(tmp_path: Path) -> None:
         (f"name\ttaxid\nr1\t{'1' * 5000}\n", "record 1: taxid is '1111"),
         ("name\ttaxid\nr1\t5\nr1\t6\n", "record 2: name 'r1' has taxid 6 here and taxid 5 above"),
         ("id\ttaxid\nr1\t5\nr1\t\n", "record 2: id 'r1' has no label here and taxid 5 above"),
-        ("file,taxid\na/x,5\nb/x,6\n", "record 2: file 'x' has taxid 6 here and taxid 5 above"),
+        ("file,taxid\na/x,5\n./a//x,6\n", "record 2: file 'a/x' has taxid 6 here and taxid 5 above"),
         (
             "assembly_accession,taxid\nGCF_1.1,5\nGCF_1.1,6\n",
             "record 2: assembly_accession 'GCF_1.1' has taxid 6",

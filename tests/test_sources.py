@@ -13,7 +13,7 @@ import random
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -99,6 +99,11 @@ def read(*paths: str, labels: str | None = None, ranks: tuple[str, ...] | None =
     return list(read_sources(paths, labels=None if labels is None else Path(labels), ranks=ranks))
 
 
+def cells(records: Iterable[SourceRecord]) -> list[tuple[object, ...]]:
+    """Name, sequence, label, genome, file and split of each."""
+    return [record[:6] for record in records]
+
+
 def refuse(
     *paths: str, match: str, labels: str | None = None, ranks: tuple[str, ...] | None = None
 ) -> InputError:
@@ -167,9 +172,9 @@ def test_marks_and_line_ends_do_no_harm(folder, kind):
 def test_record_names(folder):
     """What the records are called and belong to where nothing but the record tells."""
     names = {kind: [(r.name, r.genome) for r in read(put_content(folder, kind))] for kind in CONTENT}
-    assert names["FASTA"][0] == ("r0|kraken:taxid|56", "r0|kraken:taxid|56")
-    assert names["GenBank"][1] == ("r1.1", "r1.1")
-    assert names["table"][2] == ("r2", "r2")
+    assert names["FASTA"][0] == ("r0|kraken:taxid|56", "")
+    assert names["GenBank"][1] == ("r1.1", "")
+    assert names["table"][2] == ("r2", "")
     assert names["BERTax JSON"][1] == ("fragment2", "taxid 57")
 
 
@@ -247,7 +252,7 @@ def test_closing_early(folder):
 def test_repeated_names_are_all_given_out(folder):
     """BERTax's FASTA files have the taxid as name."""
     records = read(folder.put("Archaea.fa", ">562 0\nAC\n>562 1\nGT\n>7 0\nAA\n"))
-    assert [(r.name, r.label, r.genome) for r in records] == [("562", 562, "562")] * 2 + [("7", 7, "7")]
+    assert [(r.name, r.label, r.genome) for r in records] == [("562", 562, "")] * 2 + [("7", 7, "")]
 
 
 # ---------------------------------------------------------------- cut and damaged files
@@ -350,11 +355,13 @@ def test_labels_come_only_from_the_table(folder):
     )
     a = folder.put("a.fa", ">r0 kraken:taxid|5\nAC\n>r1 kraken:taxid|5\nAC\n")
     b, c = folder.put("x/b.fa", ">s kraken:taxid|5\nAC\n"), folder.put("c.fa", ">t kraken:taxid|5\nAC\n")
-    assert read(a, b, c, labels=labels) == [
+    records = read(a, b, c, labels=labels)
+    assert [r.is_listed for r in records] == [True, True, True, False]
+    assert cells(records) == [
         ("r0", "AC", 7, "g1", a, "validation"),
         ("r1", "AC", 8, "a.fa", a, None),
         ("s", "AC", 9, "g2", b, "test"),
-        ("t", "AC", None, "t", c, None),
+        ("t", "AC", None, "", c, None),
     ]
 
 
@@ -393,11 +400,11 @@ def test_an_archive_can_be_labelled_as_a_file(folder):
         ("ABCDEF020000012", "ABCDEF02"),
         ("ABCD01000012.1|kraken:taxid|562", "ABCD01"),
         ("kraken:taxid|562|NZ_ABCD01000012.1", "NZ_ABCD01"),
-        ("ABCDE01000012.1", "ABCDE01000012.1"),
-        ("abcd01000012.1", "abcd01000012.1"),
-        ("ABCD0100012", "ABCD0100012"),
-        ("xABCD01000012", "xABCD01000012"),
-        ("NC_000913.3", "NC_000913.3"),
+        ("ABCDE01000012.1", ""),
+        ("abcd01000012.1", ""),
+        ("ABCD0100012", ""),
+        ("xABCD01000012", ""),
+        ("NC_000913.3", ""),
     ],
 )
 def test_contigs_of_a_project_belong_together(folder, name, genome):
@@ -442,7 +449,7 @@ def test_genbank_genomes(folder):
     ]
     text = "".join(genbank(f"ABCD0100000{i}.1", links=link) for i, link in enumerate(links))
     records = read(folder.put("a.gb", text + genbank("NC_1.2", xrefs=("GI:1",))))
-    assert [r.genome for r in records] == ["Assembly:GCF_1.2", "BioSample:SAMN1", "ABCD01", "NC_1.2"]
+    assert [r.genome for r in records] == ["Assembly:GCF_1.2", "BioSample:SAMN1", "ABCD01", ""]
     assert [r.label for r in records] == [562, 562, 562, None]
 
 
@@ -513,10 +520,10 @@ def test_bertax_json(folder, ending):
         ("fragment2", "GT", 5, "taxid 5", path, None),
         ("fragment3", "AA", 7, "taxid 7", path, None),
     ]
-    assert read(path) == expected
+    assert cells(read(path)) == expected
     companion = str(folder.path / f"A_species_picked.txt{ending}")
     reader = read_sources([companion, path])
-    assert list(reader) == expected
+    assert cells(reader) == expected
     assert [(f.path, f.format, f.records) for f in reader.files] == [
         (companion, "BERTax taxids", 0),
         (path, "BERTax JSON", 3),
@@ -534,7 +541,7 @@ def test_bertax_with_a_table_of_labels(folder):
     """No companion is needed then."""
     labels = folder.put("l.tsv", "file\ttaxid\nA_fragments.json\t5\n")
     (record,) = read(folder.put("A_fragments.json", '["AC"]'), labels=labels)
-    assert record == ("fragment1", "AC", 5, "A_fragments.json", record.file, None)
+    assert record[:6] == ("fragment1", "AC", 5, "A_fragments.json", record.file, None)
 
 
 BAD_BERTAX = {
@@ -603,7 +610,7 @@ def test_tables_of_bertax_and_microbert(folder):
     """BERTax's own columns, and rank columns; the file's name tells the split."""
     text = "\tx\ty\ttax_id\tsuperkingdom\tgenus\n0\tAC\t1\t562\tBacteria\tEscherichia\n"
     path = folder.put("train.tsv", text)
-    assert read(path) == [("row1", "AC", 562, "", path, "train")]
+    assert cells(read(path)) == [("row1", "AC", 562, "", path, "train")]
     assert read(path, ranks=RANKS)[0].label == ("Bacteria", "Escherichia")
 
 
@@ -616,11 +623,12 @@ def test_cells_of_a_table(folder):
         "GT,unknown,Bacteria,,,Training,\n"
         "AA,,,n3,,,7\n",
     )
-    assert read(path) == [
+    assert cells(read(path)) == [
         ("n1", "AC", 5, "g1", path, "validation"),
         ("row2", "GT", None, "", path, "train"),
-        ("n3", "AA", 7, "n3", path, None),
+        ("n3", "AA", 7, "", path, None),
     ]
+    assert [r.kind for r in read(path)] == ["row", "nameless row", "row"]
     labels = [r.label for r in read(path, ranks=("domain", "genus"))]
     assert labels == [("Viruses", "Nyavirus"), ("Bacteria", ""), None]
 
@@ -633,7 +641,7 @@ def test_parquet(folder):
     path = str(folder.path / "a.dat")
     frame.to_parquet(path)
     reader = read_sources([path])
-    assert [r[:4] for r in reader] == [("a", "AC", 5, "a"), ("b", "GT", None, "b")]
+    assert [r[:4] for r in reader] == [("a", "AC", 5, ""), ("b", "GT", None, "")]
     (file,) = reader.files
     data = Path(path).read_bytes()
     assert (file.format, file.records) == ("Parquet", 2)
@@ -649,7 +657,8 @@ def test_parquet(folder):
         ("AC\tx5\t", r"record 2: taxid is 'x5'; expected a number"),
         ("AC\t5.0\t", r"record 2: taxid is '5.0'"),
         ("AC\t5\tholdout", r"record 2: split is 'holdout'"),
-        ("AC\t5\ttest\tmore", r"record 2: found 4 cells"),
+        ("AC\t5\ttest\tmore", r"record 2: found 4 cells; expected 3"),
+        ("AC\t5", r"record 2: found 2 cells; expected 3"),
     ],
 )
 def test_malformed_rows(folder, row, match):
@@ -663,9 +672,9 @@ def test_tables_without_labels(folder):
     refuse(path, match="found the columns name, sequence, split; expected 'taxid' too")
     refuse(path, match="expected one for each of the ranks", ranks=RANKS)
     labels = folder.put("l.tsv", "name\ttaxid\tgenome\tsplit\nn1\t5\tg\ttest\nn2\t6\t\ttrain\n")
-    assert read(path, labels=labels) == [
+    assert cells(read(path, labels=labels)) == [
         ("n1", "AC", 5, "g", path, "validation"),
-        ("n2", "GT", 6, "n2", path, "train"),
+        ("n2", "GT", 6, "", path, "train"),
     ]
     labels = folder.put("r.tsv", "file\tdomain\tgenus\na.tsv\tBacteria\tVibrio\n")
     records = read(path, labels=labels, ranks=RANKS)

@@ -126,11 +126,15 @@ def test_what_stands_before_a_header_comes_in_pieces(size: int) -> None:
 @pytest.mark.parametrize("delimiter", ["\t", ","])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_missing_cells_and_blank_lines(delimiter: str, line_end: str) -> None:
-    lines = ["a,b,c", "", "1,2,3", "4", " ", "5,6", "", "7,8,9", ""]
+    lines = ["a,b,c", "", "1,2,3", "4,,", " ", "5,6,", "", "7,8,9", "", ""]
     data = line_end.join(lines).replace(",", delimiter).encode()
     expected = [["1", "4", "5", "7"], ["3", "", "", "9"]]
     assert read(data, "a", "c") == expected
     assert read(data.rstrip(), "a", "c") == expected  # no line end at the end
+    for row, found in (("5,6", "2 cells"), ("5", "1 cell"), ("5,6,7,8", "4 cells")):
+        lines[5] = row
+        with pytest.raises(InputError, match=f"record 3: found {found}; expected 3, as in the header"):
+            read(line_end.join(lines).replace(",", delimiter).encode(), "a")
 
 
 def test_no_rows_and_one_column() -> None:

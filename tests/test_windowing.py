@@ -65,7 +65,12 @@ def test_windows_every_stride(lengths: list[int], window: int, stride: int) -> N
     starts = np.cumsum([0, *lengths])[:-1]
     nothing = np.zeros(len(lengths))
     records = Records(
-        None, starts, np.array(lengths), None, None, *(nothing.astype(t) for t in ("u8", "i4", "i4", "i1"))
+        None,
+        starts,
+        np.array(lengths),
+        None,
+        None,
+        *(nothing.astype(t) for t in ("u8", "i4", "i4", "i1", "u8", "i1", "i8")),
     )  # type: ignore[arg-type]
     windows = cut_windows(records, window, stride)
     for i, length in enumerate(lengths):

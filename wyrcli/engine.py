@@ -321,13 +321,10 @@ class _Meter:
     def __init__(self, world: World, facts: Mapping[str, Any]) -> None:
         self._world = world
         self._restart()
-        if facts:
-            self._steps = set(facts["steps"])
-            share = float(world.leads)  # what all processes had measured goes on in one of them
-            self._sums = {
-                name: torch.tensor(value * share, device=world.device)
-                for name, value in facts["sums"].items()
-            }
+        if world.leads:  # what all processes had measured goes on in one of them
+            for name, total in facts.get("sums", {}).items():
+                self._sums[name] = torch.tensor(total, device=world.device)
+        self._steps.update(facts.get("steps", ()))
 
     def _restart(self) -> None:
         self._sums: dict[str, Tensor] = {}

@@ -18,7 +18,7 @@ LayerNorm(m e) = LayerNorm(e) for every m > 0: the first site hides nothing unti
 m = 0 is gone exactly, as if it had been padding.
 
 ``<cls>`` is never masked: it keeps m = 1 as a key, so that a softmax always has something to attend
-to, and it has no part in the mean pooling.
+to, and it has no part in the mean pooling.  Nor is any other special token of an encoder.
 """
 
 from __future__ import annotations
