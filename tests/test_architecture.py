@@ -115,7 +115,7 @@ FLOORS = (
     (
         *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
         *("streams", "genbank", "bertax", "sources", "documents"),
-        *("packing", "splitting", "windowing", "dataset", "preparation", "inspection"),
+        *("packing", "splitting", "windowing", "grouping", "dataset", "preparation", "inspection"),
     ),
     ("model",),
     (

@@ -573,6 +573,14 @@ def test_a_finetune_that_starts_from_nothing(run: Run, dataset: Path, config: Pa
     assert code == 2 and ".png" in err
 
 
+def test_a_mistake_is_mended_by_the_next_start(run: Run, dataset: Path, config: Path, tmp_path: Path) -> None:
+    """What ended before its first step leaves nothing that has to be removed by hand."""
+    command = finetune_command(dataset, config, tmp_path / "model", "--steps", "1", "-q")
+    code, _, err = run(*command, "--freeze", "5")
+    assert code == 1 and "the network has 1" in err
+    assert run(*command) == (0, "", "")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_finetune_goes_on(
     run: Run,

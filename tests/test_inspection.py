@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from wyrcli.cli import main
 from wyrcli.dataset import Dataset
-from wyrcli.inspection import inspect
+from wyrcli.inspection import draw, inspect
 
 LENGTHS = (40, 80, 60)
 
@@ -57,6 +58,27 @@ def test_picture(dataset: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert main(["prepare", "--inspect", str(dataset), "--figure", str(tmp_path / "d.png")]) == 0
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_picture_of_one_length_and_one_taxon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every split has its bar beside the others', every rank its marker, no legend lies on them."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    rows = [(f"{i:08b}".replace("0", "A").replace("1", "C") * 5, "all", f"k{i % 2}") for i in range(40)]
+    (tmp_path / "in.csv").write_text("sequence,top,kind\n" + "".join(",".join(row) + "\n" for row in rows))
+    options = ["--ranks", "top,kind", "--test", "0.2", "--min-length", "10", "-q"]
+    assert main(["prepare", str(tmp_path / "in.csv"), "-o", str(tmp_path / "d"), *options]) == 0
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    draw(inspect(Dataset.open(tmp_path / "d")), tmp_path / "d.png")
+    lengths, _, balance = plt.gcf().axes
+    bars = [bar for bar in lengths.patches if bar.get_height()]
+    places = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars)
+    assert len(bars) == 3 and all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(places))
+    assert [len(line.get_xdata()) for line in balance.lines] == [1, 2]
+    assert all(line.get_marker() in "os" for line in balance.lines)
+    for axis in (lengths, balance):
+        assert axis.get_legend().get_window_extent().y0 >= axis.get_window_extent().y1
+    monkeypatch.undo()
+    plt.close("all")
 
 
 @pytest.mark.parametrize(

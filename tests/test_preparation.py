@@ -274,6 +274,35 @@ def test_reverse_complements_and_other_taxa_are_duplicates(toy: Path, tmp_path: 
     assert sorted(row[3] for row in rows(dataset)) == sorted([one, dna(1, 50)])
 
 
+def test_the_order_of_the_input_does_not_change_which_copy_is_kept(toy: Path, tmp_path: Path) -> None:
+    """Of windows that several taxa, genomes and strands have; sequences and labels stay the same."""
+    turn = str.maketrans("ACGT", "TGCA")
+    table = []
+    for i in range(60):
+        sequence = dna(i % 20, 50)
+        table.append((f"n{i}", SPECIES[i % 7], sequence.translate(turn)[::-1] if i % 3 else sequence))
+    found = []
+    for seed in range(3):
+        random.Random(seed).shuffle(table)
+        for named in (True, False):
+            header = ["name\t", ""][not named] + "taxid\tsequence\n"
+            lines = ["\t".join(map(str, row if named else row[1:])) + "\n" for row in table]
+            files = [tmp_path / f"{seed}{named}{part}.tsv" for part in range(2)]
+            for part, path in enumerate(files):
+                path.write_text(header + "".join(lines[part::2]))
+            inputs = [str(path) for path in files]
+            dataset, counts = run(toy, inputs, tmp_path / f"d{seed}{named}", split="stratified")
+            assert counts.windows_dropped["duplicate of another taxon (one copy kept)"] > 20
+            kept = {
+                (windows.sequences[i], tuple(windows.labels[i].tolist()))
+                for windows in splits(dataset).values()
+                for i in range(len(windows))
+            }
+            assert len(kept) == 20
+            found.append(kept)
+    assert all(kept == found[0] for kept in found)
+
+
 def test_seeds(toy: Path, many: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"per_taxon": 20}
     one, _ = run(toy, [many], tmp_path / "a", seed=1, **options)

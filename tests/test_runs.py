@@ -41,6 +41,7 @@ def run(tmp_path: Path) -> RunFolder:
     """A folder in which a training has begun."""
     run = RunFolder(tmp_path / "model.run", ABOUT)
     assert run.begin(resume=False) is None
+    run.note({"step": 1, "kind": "training"})
     return run
 
 
@@ -51,7 +52,7 @@ def test_states_come_back_bit_for_bit(run: RunFolder) -> None:
         run.save("last", state(step))
     run.save("best", state(20))
     assert same(run.load("last"), state(300)) and same(run.load("best"), state(20))
-    assert names(run) == ["best-00000020", "last-00000300", "run.json"]
+    assert names(run) == ["best-00000020", "last-00000300", "metrics.jsonl", "run.json"]
     assert same(RunFolder(run.path, ABOUT).begin(resume=True), state(300))
 
 
@@ -63,7 +64,7 @@ def test_a_kill_while_saving_loses_one_state_only(run: RunFolder) -> None:
     (half / "weights.safetensors").write_bytes(b"half")
     assert same(run.begin(resume=True), state(5))
     run.save("last", state(6))
-    assert same(run.load("last"), state(6)) and names(run) == ["last-00000006", "run.json"]
+    assert same(run.load("last"), state(6)) and names(run) == ["last-00000006", "metrics.jsonl", "run.json"]
 
 
 def test_a_kill_before_the_old_state_was_removed(run: RunFolder) -> None:
@@ -105,6 +106,17 @@ def test_another_training_is_refused(run: RunFolder, changed: dict[str, object],
     with pytest.raises(WyrError, match="begun differently, with") as caught:
         RunFolder(run.path, ABOUT | changed).begin(resume=True)
     assert wanted in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_never_began_is_in_nobodys_way(tmp_path: Path, resume: bool) -> None:
+    """An option was wrong, and the command ended before its first step: the next may be another."""
+    RunFolder(tmp_path / "x.run", ABOUT | {"freeze": 99}).begin(resume=False)
+    run = RunFolder(tmp_path / "x.run", ABOUT)
+    assert run.begin(resume=resume) is None
+    run.note({"step": 1, "kind": "training"})
+    run.compare()
+    assert run.begin(resume=True) is None
 
 
 def test_a_finished_training_makes_room(run: RunFolder) -> None:
@@ -165,5 +177,5 @@ def test_metrics_of_steps_that_will_be_redone_go(run: RunFolder) -> None:
     run.save("last", state(12))
     run.begin(resume=True)
     kept = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    assert [line["step"] for line in kept] == [5, 10, 10]
-    assert kept[0]["loss"] == 5 / 3
+    assert [line["step"] for line in kept] == [1, 5, 10, 10]
+    assert kept[1]["loss"] == 5 / 3

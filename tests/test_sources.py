@@ -252,7 +252,7 @@ def test_closing_early(folder):
 def test_repeated_names_are_all_given_out(folder):
     """BERTax's FASTA files have the taxid as name."""
     records = read(folder.put("Archaea.fa", ">562 0\nAC\n>562 1\nGT\n>7 0\nAA\n"))
-    assert [(r.name, r.label, r.genome) for r in records] == [("562", 562, "")] * 2 + [("7", 7, "")]
+    assert [(r.name, r.label, r.genome) for r in records] == [("562", 562, "562")] * 2 + [("7", 7, "7")]
 
 
 # ---------------------------------------------------------------- cut and damaged files
@@ -451,6 +451,20 @@ def test_genbank_genomes(folder):
     records = read(folder.put("a.gb", text + genbank("NC_1.2", xrefs=("GI:1",))))
     assert [r.genome for r in records] == ["Assembly:GCF_1.2", "BioSample:SAMN1", "ABCD01", ""]
     assert [r.label for r in records] == [562, 562, 562, None]
+
+
+def test_genbank_of_prokka(folder):
+    """A long name pushes columns out of place, or runs into the length; sequence and features are whole."""
+    good = genbank("NODE_1.1", "ACGT" * 300)
+    for locus in (
+        "NODE_1_length_1200_cov_30.156 1200 bp   DNA     linear   ",
+        "NODE_1_length_1200 1200 bp   DNA     linear   BCT 01-JAN-2020",
+        "NODE_1_length_1200_cov_30.1561200 bp   DNA     linear   ",
+    ):
+        path = folder.put("a.gbk", f"LOCUS       {locus}\n{good[good.index('DEFINITION') :]}")
+        assert [(r.name, r.label, r.sequence) for r in read(path)] == [("NODE_1.1", 562, "ACGT" * 300)]
+    short = genbank("NODE_1.1", "ACGT" * 300, length=1300)
+    refuse(folder.put("b.gbk", short), match="Expected sequence length 1300, found 1200")
 
 
 def test_genbank_with_two_taxa(folder):

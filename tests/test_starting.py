@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,18 @@ from safetensors.torch import save_file
 from toy import TAXONOMY, TOKENIZER, backbone, explanandum
 
 from wyrcli.checkpoint import save_checkpoint
+from wyrcli.dataset import Dataset
 from wyrcli.errors import CheckpointError, InputError
 from wyrcli.model.explanandum import Explanandum
 from wyrcli.model.tokens import KmerTokenizer
-from wyrcli.starting import PUBLISHED, check_length, find_start, start_from_config, start_from_weights
+from wyrcli.starting import (
+    PUBLISHED,
+    check_alphabet,
+    check_length,
+    find_start,
+    start_from_config,
+    start_from_weights,
+)
 from wyrcli.taxonomy import Taxonomy
 
 
@@ -155,10 +164,18 @@ def test_windows_longer_than_the_positions() -> None:
         backbone(position_embedding_type="absolute", max_position_embeddings=20), TAXONOMY.sizes
     )
     longest = (limit - 1) * 2  # of 2-mers, beside <cls>
-    check_length(model, longest, 2)
+    check_length(model, TOKENIZER, longest)
     model(TOKENIZER.batch(["A" * longest]))
     with pytest.raises(InputError, match=f"prepare windows of at most {longest} bp"):
-        check_length(model, longest + 1, 2)
+        check_length(model, TOKENIZER, longest + 1)
     with pytest.raises(IndexError):
         model(TOKENIZER.batch(["A" * (longest + 1)]))
-    check_length(Explanandum(backbone(), TAXONOMY.sizes), 10**6, 2)
+    check_length(Explanandum(backbone(), TAXONOMY.sizes), TOKENIZER, 10**6)
+
+
+def test_windows_of_other_letters() -> None:
+    """A network that reads DNA is not trained on proteins; the dataset is named."""
+    dna = Dataset(Path("genes"), TAXONOMY, 600, {})
+    check_alphabet(TOKENIZER, dna)
+    with pytest.raises(InputError, match="genes: its windows are protein; the model reads dna"):
+        check_alphabet(TOKENIZER, replace(dna, alphabet="protein"))

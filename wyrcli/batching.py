@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wyrcli.errors import InputError
-from wyrcli.model.tokens import TokenBatch
+from wyrcli.model.tokens import TokenBatch, Tokenizer
 
-__all__ = ["Piece", "Plan", "Tokenizer", "Windows", "cut_pieces", "turn_round"]
+__all__ = ["Piece", "Plan", "Windows", "cut_pieces", "turn_round"]
 
 _POOL = 64  # batches whose windows are sorted by length together
 _COMPLEMENT = str.maketrans("ACGT", "TGCA")
@@ -41,15 +41,10 @@ class Windows(Protocol):
     def __len__(self) -> int: ...
 
 
-class Tokenizer(Protocol):
-    """What training asks of a tokenizer."""
-
-    def batch(self, sequences: Sequence[str]) -> TokenBatch: ...
-
-
 class Piece(NamedTuple):
     """What a process computes at once of a step.
 
+    ``frames``: the same windows without their first base, without their first two, and so on.
     ``labels`` int64 (B, R).  ``noise`` float32 (B, L), uniform in (0, 1): the same for a window wherever
     it is computed.  ``share``: windows of it among all windows of the step.  ``step``: number, from 0.
     """
@@ -59,12 +54,20 @@ class Piece(NamedTuple):
     noise: Tensor
     share: float
     step: int
+    frames: tuple[TokenBatch, ...] = ()
 
     def to(self, device: torch.device) -> Piece:
         """The same on another device."""
         labels = self.labels.to(device, non_blocking=True)
         noise = self.noise.to(device, non_blocking=True)
-        return self._replace(batch=self.batch.to(device), labels=labels, noise=noise)
+        frames = tuple(frame.to(device) for frame in self.frames)
+        return self._replace(batch=self.batch.to(device), labels=labels, noise=noise, frames=frames)
+
+    def pin_memory(self) -> Piece:
+        """The same in page-locked memory, so that a copy to a GPU runs beside its work."""
+        labels, noise = self.labels.pin_memory(), self.noise.pin_memory()
+        frames = tuple(frame.pin_memory() for frame in self.frames)
+        return self._replace(batch=self.batch.pin_memory(), labels=labels, noise=noise, frames=frames)
 
 
 class Plan:
@@ -124,6 +127,7 @@ def cut_pieces(
     steps: range,
     both_strands: bool = False,
     accumulate: int = 1,
+    n_frames: int = 1,
     number: int = 0,
     size: int = 1,
 ) -> Iterator[list[Piece]]:
@@ -132,7 +136,8 @@ def cut_pieces(
     There is always one, so that no process waits for one that has nothing to do: where a step has fewer
     windows than there are processes, a piece may have a ``share`` of 0.
 
-    ``both_strands``: a window is turned round with probability one half.
+    ``n_frames``: reading frames in which each window is tokenised.  ``both_strands``: a window is turned
+    round with probability one half.
     """
     for step in steps:
         rows = plan.rows(step)
@@ -154,6 +159,7 @@ def cut_pieces(
                     _draw_noise(plan.seed, step, places, batch.ids.shape[1]),
                     len(places) / len(rows) if parts else 0.0,
                     step,
+                    tuple(tokenizer.batch([s[f:] for s in sequences]) for f in range(1, n_frames)),
                 )
             )
         yield pieces

@@ -201,8 +201,11 @@ class Dataset:
                 )
             window_bp = int(info["window_bp"])
             alphabet = ALPHABETS[info.get("alphabet", "dna")].name
-        except (ValueError, LookupError, TypeError) as error:
-            raise InputError(f"not the description of a dataset: {error!r}", path=about) from None
+            info["splits"] = {split: int(info["splits"][split]) for split in SPLITS}
+        except KeyError as error:
+            raise InputError(f"damaged: found no {error} in it", path=about) from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"damaged: {error}", path=about) from None
         try:
             taxonomy = Taxonomy.load(path / "taxonomy.json")
         except FileNotFoundError:

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wyrcli.batching import Piece, Plan, Tokenizer, Windows, cut_pieces
+from wyrcli.batching import Piece, Plan, Windows, cut_pieces
 from wyrcli.distribution import World
 from wyrcli.errors import InputError, Interrupted
+from wyrcli.model.tokens import Tokenizer
 from wyrcli.prefetching import prefetch
 from wyrcli.runs import RunFolder, State
 
@@ -103,10 +104,12 @@ class Task(nn.Module):
 
     ``trained``: the part whose weights change and are stored.  ``metric``: the score that chooses the best
     weights, ``loss`` (lower is better) or another of :meth:`validate` (higher is better).
+    ``n_frames``: reading frames of its pieces.
     """
 
     trained: nn.Module
     metric = "loss"
+    n_frames = 1
 
     def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a piece, and values to report, all 0-d tensors."""
@@ -157,6 +160,7 @@ def fit(
             steps=range(course.done, total),
             both_strands=options.reverse_complement,
             accumulate=options.accumulate,
+            n_frames=task.n_frames,
             number=world.number,
             size=world.size,
         )
@@ -420,12 +424,7 @@ def _pinned(steps: Iterator[list[Piece]], device: torch.device) -> Iterator[list
     """Pieces in page-locked memory where they go to a GPU, so that the copy runs beside its work."""
     for pieces in steps:
         if device.type == "cuda":
-            pieces = [
-                p._replace(
-                    batch=p.batch.pin_memory(), labels=p.labels.pin_memory(), noise=p.noise.pin_memory()
-                )
-                for p in pieces
-            ]
+            pieces = [piece.pin_memory() for piece in pieces]
         yield pieces
 
 

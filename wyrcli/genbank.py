@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TextIO
@@ -13,6 +14,9 @@ from wyrcli.sequences import DamagedError
 from wyrcli.streams import buffered
 
 __all__ = ["GenBankRecord", "read_genbank"]
+
+_MALFORMED_LOCUS = "(?:Attempting to parse )?malformed locus line"  # upper and lower case are the same
+_NO_LENGTH = re.compile(r"(LOCUS +\S+) (?:bp|aa) ")
 
 
 class GenBankRecord(NamedTuple):
@@ -45,8 +49,8 @@ def read_genbank(path: str, pieces: Iterator[bytes], *, asks_taxids: bool) -> It
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", BiopythonWarning)
-                # Prokka runs a long name and the length together; neither is used.
-                warnings.filterwarnings("ignore", "Attempting to parse malformed locus", BiopythonWarning)
+                # Prokka's long names push the columns of LOCUS out of place; sequence and features are whole.
+                warnings.filterwarnings("ignore", _MALFORMED_LOCUS, BiopythonWarning)
                 record = next(records, None)
         except (InputError, DamagedError, OSError, MemoryError):
             raise
@@ -123,6 +127,8 @@ class _Lines:
                 self._follow(line)
             elif line.startswith("LOCUS "):
                 self._begin(line)
+                # A name so long that the length runs into it: of neither is anything known then.
+                line = f"{match[1]}\n" if (match := _NO_LENGTH.match(line)) else line
             elif line.strip():
                 found = printable(line.strip(), limit=30)
                 raise self.error(f"found '{found}' after the record; expected 'LOCUS'", line=self._line)

@@ -29,7 +29,9 @@ _RECORD, _, _NAMELESS = range(len(KINDS))
 
 UNITS = ("genome", "file", "record", "record")
 """What a group is, by its number in :class:`Groups`: known as a genome, a whole file, one record."""
-_FILE, _SINGLE, CROWDED = 1, 2, 3  # the last: one record of several in its file
+_FILE, _SINGLE = 1, 2
+CROWDED = 3
+"""The number of one record of several in its file."""
 
 
 class Groups(NamedTuple):

@@ -14,6 +14,7 @@ from wyrcli.errors import WyrError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["Inspection", "draw", "inspect"]
 
@@ -106,33 +107,67 @@ def draw(found: Inspection, path: Path) -> None:
 
     colours = dict(zip(SPLITS, ("#0072B2", "#E69F00", "#009E73"), strict=True))  # Okabe and Ito
     names = ("lengths", "gc", "balance") if found.alphabet == DNA else ("lengths", "balance")
-    figure, row = plt.subplots(1, len(names), figsize=(13 / 3 * len(names), 3.8), layout="constrained")
+    figure, row = plt.subplots(1, len(names), figsize=(13 / 3 * len(names), 4.4), layout="constrained")
     axes = dict(zip(names, row, strict=True))
-    lengths, balance = axes["lengths"], axes["balance"]
     present = [split for split in SPLITS if found.splits.loc[split, "windows"]]
     parts = {split: found.windows[found.windows["split"] == split] for split in present}
-    style = {"histtype": "step", "density": True, "lw": 1.5}
-    longest = int(found.windows["length"].max())
-    for split, part in parts.items():
-        label = f"{split} ({len(part):,})"
-        bins = {"bins": 50, "range": (0, longest + 1)}
-        lengths.hist(part["length"], color=colours[split], label=label, **bins, **style)
-        if "gc" in axes:
-            axes["gc"].hist(part["gc"], bins=50, range=(0, 1), color=colours[split], **style)
-    unit = found.alphabet.unit
-    lengths.set(xlabel=f"window length ({unit})", ylabel="density of windows", yscale="log")
-    lengths.legend(loc="upper left", frameon=False)
+    _draw_lengths(axes["lengths"], parts, colours)
     if "gc" in axes:
+        for split, part in parts.items():
+            style = {"histtype": "step", "density": True, "lw": 1.5, "color": colours[split]}
+            axes["gc"].hist(part["gc"], bins=50, range=(0, 1), **style)
         axes["gc"].set(xlabel="share of G and C", ylabel="density of windows", xlim=(0, 1))
-    for (rank, table), line in zip(
-        found.taxa.items(), ("-", "--", ":", "-.") * len(found.taxa), strict=False
-    ):
-        sizes = table["windows"].to_numpy()
-        label = f"{rank} ({len(sizes):,})"
-        balance.plot(np.arange(1, len(sizes) + 1), sizes, line, color="black", marker=".", ms=3, label=label)
-    balance.set(xlabel="taxon, by frequency", ylabel="windows", xscale="log", yscale="log")
-    balance.legend(loc="lower left", frameon=False)
+    _draw_balance(axes["balance"], found.taxa)
+    axes["lengths"].set_xlabel(f"window length ({found.alphabet.unit})")
     for axis in axes.values():
         axis.spines[["top", "right"]].set_visible(False)
+        if axis.get_legend_handles_labels()[0]:  # above, where it covers nothing
+            axis.legend(
+                loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=1 + len(found.taxa) // 4
+            )
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _draw_lengths(axis: Axes, parts: dict[str, pd.DataFrame], colours: dict[str, str]) -> None:
+    """Bars side by side: of one length, which is common, outlines would lie on each other."""
+    longest = max(int(part["length"].max()) for part in parts.values())
+    axis.hist(
+        [part["length"] for part in parts.values()],
+        bins=20,
+        range=(0, longest + 1),
+        weights=[np.full(len(part), 1 / len(part)) for part in parts.values()],
+        color=[colours[split] for split in parts],
+        label=[f"{split} ({len(part):,})" for split, part in parts.items()],
+    )
+    # One window alone is still to be seen.
+    fewest = 1 / max(map(len, parts.values()))
+    axis.set(ylabel="share of windows", yscale="log", ylim=(fewest / 2, 2))
+
+
+def _draw_balance(axis: Axes, taxa: dict[str, pd.DataFrame]) -> None:
+    """Windows of each taxon, a line per rank; markers at its ends show a rank of one taxon, too."""
+    from matplotlib.ticker import NullFormatter
+
+    sizes = [table["windows"].to_numpy() for table in taxa.values()]
+    for i, (rank, counts) in enumerate(zip(taxa, sizes, strict=True)):
+        axis.plot(
+            np.arange(1, len(counts) + 1),
+            counts,
+            ("-", "--", ":", "-.")[i % 4],
+            color="black",
+            marker="os^Dv<>"[i % 7],
+            markevery=[0, len(counts) - 1],
+            markersize=11 - 7 * i / len(sizes),  # one inside of the other, where they meet
+            fillstyle="none",
+            label=f"{rank} ({len(counts):,})",
+        )
+    widest = max(map(len, sizes))
+    # Whole powers of ten, as only these have a number at the axis.
+    lowest, highest = np.floor(np.log10([min(map(min, sizes)), max(map(max, sizes))]))
+    limits = 10**lowest / 1.5, 10 ** (highest + 1) * 1.5
+    axis.set(xlabel="taxon, by frequency", ylabel="windows", xscale="log", yscale="log", ylim=limits)
+    axis.set_xlim(0.8, 10.0 ** max(1, np.ceil(np.log10(widest))) * 1.25)
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter("{x:,.0f}")
+        one.set_minor_formatter(NullFormatter())

@@ -26,7 +26,7 @@ from wyrcli.alphabets import ALPHABETS, AlphabetName
 from wyrcli.dataset import FILES, SPLITS, DatasetWriter, WindowBlock
 from wyrcli.errors import TaxonomyError, WyrError, counted, printable
 from wyrcli.grouping import CROWDED, KINDS, UNITS, GroupBy, complete_groups, group_of
-from wyrcli.labels import Label
+from wyrcli.labels import Label, split_in_name
 from wyrcli.ncbi import NcbiTaxonomy, Taxon
 from wyrcli.outputs import new_directory
 from wyrcli.sequences import encode as encode_dna
@@ -58,6 +58,7 @@ _ENCODE: Mapping[AlphabetName, Callable[[str], bytes]] = {
     "text": encode_text,
 }
 _MOST_LEFT_OUT = 100  # names of files that dataset.json lists
+_NUMBER_OF: Mapping[str | None, int] = {split: number for number, split in enumerate(SPLITS)}
 _SPARE = 1.2  # random windows drawn for each that is wanted: some are N, some are duplicates
 
 
@@ -274,7 +275,7 @@ def prepare(
         _count_unused(reader, labels, counts)
         records, units = complete_groups(spool.finish(), files, options.group)
 
-        method = _choose_method(records, options, counts)
+        method = _choose_method(records, files, options, counts)
         windows = _cut(records, lineages, options)
         counts.windows_cut = len(windows)
         long_enough = windows.lengths >= options.min_bp
@@ -549,7 +550,9 @@ def _choose(
 # ---------------------------------------------------------------- splits
 
 
-def _choose_method(records: Records, options: PreparationOptions, counts: PreparationCounts) -> SplitMethod:
+def _choose_method(
+    records: Records, files: Sequence[str], options: PreparationOptions, counts: PreparationCounts
+) -> SplitMethod:
     n_told = np.bincount(records.splits[records.splits >= 0], minlength=len(SPLITS))
     is_complete = n_told.sum() == len(records)
     if options.split == "given" and not is_complete:
@@ -564,7 +567,10 @@ def _choose_method(records: Records, options: PreparationOptions, counts: Prepar
         return "given"
     is_long = len(records) and records.lengths.max() > options.window_bp
     method: SplitMethod = "genome" if is_long else "stratified"
-    if n_told.any():
+    # In the names of a few files, 'test' may be a word like others.
+    by_name = np.array([_NUMBER_OF.get(split_in_name(Path(file).name), -1) for file in files], np.int8)
+    is_cell = (records.splits >= 0) & (records.splits != by_name[records.files])
+    if n_told[TRAIN] or is_cell.any():
         told = ", ".join(f"{n:,} {split}" for split, n in zip(SPLITS, n_told.tolist(), strict=True) if n)
         counts.warnings.append(
             f"split '{method}' is used, not the input's, which tells {told} of "
@@ -590,9 +596,9 @@ def _split(
             train = np.flatnonzero(split == TRAIN)
             keys = plan.content.digests[train, 0]
             split[train] = draw_split(narrowest[train], keys, options.validation, 0, options.seed)
-            counts.notes.append(
-                f"validation is drawn from train, a share of {options.validation:g}: the input gives none"
-            )
+            if (split == VALIDATION).any():
+                share = f"a share of {options.validation:g}"
+                counts.notes.append(f"validation is drawn from train, {share}: the input gives none")
         counts.units = _per_split(split)
         _check_shares(narrowest, {"validation": options.validation, "test": test}, counts)
         return split
@@ -628,22 +634,26 @@ def _count_kinds(units: NDArray[np.int8], counts: PreparationCounts) -> None:
             counts.unit_kinds[kind] = counts.unit_kinds.get(kind, 0) + n
     if n := n_of[CROWDED]:
         counts.warnings.append(
-            f"{counted(n, 'record')} of several in a file taken for genomes of their own: nothing tells "
-            "which belong together (a column 'genome' would), and scores may flatter"
+            f"{counted(n, 'record')} taken for genomes, though their files hold several: nothing tells which "
+            "belong together (a column 'genome' would), and scores may flatter"
         )
 
 
 def _check_shares(classes: NDArray[np.int64], shares: dict[str, float], counts: PreparationCounts) -> None:
     """Tell of splits that are empty, though a share was asked for; ``classes``: int64 (units,)."""
-    unit = ("taxon", "taxa") if counts.split == "taxon" else (counts.unit, "")
-    among = counted(sum(counts.units.values()), *unit)
-    among += f" in {counted(len(np.unique(classes)), 'class', 'classes')}"
+    n = sum(counts.units.values()) - (counts.units["test"] if counts.split == "given" else 0)
+    units = counted(n, *(("taxon", "taxa") if counts.split == "taxon" else (counts.unit, "")))
+    n_classes = counted(len(np.unique(classes)), "class", "classes")
     for split, share in shares.items():
-        if share and not counts.units[split]:
-            why = f"{among} cannot spare a share of {share:g}; each class keeps one that trains"
-            if counts.split == "given" and split == "test":
-                why = "the input gives none"
-            counts.warnings.append(f"no window is in {split}: {why}")
+        if not share or counts.units[split]:
+            continue
+        if counts.split == "given" and split == "test":
+            why = "the input gives none"
+        elif share * n < 0.5:
+            why = f"a share of {share:g} of {units} rounds to none"
+        else:
+            why = f"{units} in {n_classes}, each of which keeps one that trains, cannot spare {share:g}"
+        counts.warnings.append(f"no window is in {split}: {why}")
     if not counts.units["train"]:
         why = "the input gives none" if counts.split == "given" else "the other shares add up to 1"
         counts.notes.append(f"no window is in train: {why}")

@@ -59,10 +59,12 @@ class RunFolder:
     def begin(self, *, resume: bool) -> State | None:
         """Make the folder, or with ``resume`` find the last state of the same training in it.
 
+        A folder in which nothing was done yet is made anew: a wrong option may have ended that training.
+
         Raises WyrError if another training's folder is there, or this one's without ``resume``.
         """
         exists = self.exists
-        if exists and not resume and self.is_finished:
+        if exists and (self._is_idle or (self.is_finished and not resume)):
             shutil.rmtree(self.path)
             exists = False
         if exists and not resume:
@@ -89,6 +91,10 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether what was trained here has been written."""
         return (self.path / "finished").is_file()
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self.metrics.exists() and not any(self.path.glob("*-*"))
 
     def finish(self) -> None:
         """Say that what was trained here has been written; the folder may go."""

@@ -491,7 +491,9 @@ class SourceReader(Iterator[SourceRecord]):
             if not name:
                 raise self.error("the record has no name; expected one right after '>' or '@'")
             label = taxid_in_header(record.name) if asks_headers else None
-            yield self._make(place, name, record.sequence, label, genome_in_name(name))
+            # BERTax's headers have the taxid for a name: all that they tell of a genome, as in its JSON.
+            genome = name if name == str(label) else genome_in_name(name)
+            yield self._make(place, name, record.sequence, label, genome)
         return kind
 
     def _read_genbank(self, place: _Place, pieces: Iterator[bytes]) -> _Records:

@@ -8,13 +8,21 @@ from pathlib import Path
 import torch
 
 from wyrcli.checkpoint import check_vocabulary, load_checkpoint
+from wyrcli.dataset import Dataset
 from wyrcli.errors import CheckpointError, InputError
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, compose_embeddings
-from wyrcli.model.explanandum import Explanandum
-from wyrcli.model.tokens import KmerTokenizer
+from wyrcli.model.explanandum import BaseExplanandum, Explanandum
+from wyrcli.model.tokens import KmerTokenizer, Tokenizer
 from wyrcli.taxonomy import Taxonomy
 
-__all__ = ["PUBLISHED", "check_length", "find_start", "start_from_config", "start_from_weights"]
+__all__ = [
+    "PUBLISHED",
+    "check_alphabet",
+    "check_length",
+    "find_start",
+    "start_from_config",
+    "start_from_weights",
+]
 
 PUBLISHED = {
     size: f"InstaDeepAI/nucleotide-transformer-v2-{size}-multi-species"
@@ -22,7 +30,16 @@ PUBLISHED = {
 }
 """Short names of the Nucleotide Transformers v2 on the Hugging Face hub."""
 
-_FILES = ["config.json", "vocab.txt", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin"]
+_FILES = [
+    "config.json",
+    "vocab.*",
+    "merges.txt",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+]
 
 
 def find_start(name: str, *, download: bool = False) -> Path:
@@ -79,30 +96,69 @@ def start_from_config(
 
 def start_from_weights(
     path: Path, taxonomy: Taxonomy, pooling: str | None, *, seed: int
-) -> tuple[Explanandum, KmerTokenizer]:
+) -> tuple[BaseExplanandum, Tokenizer]:
     """Trained weights with new heads, or with the old ones where they are for the same taxa.
 
-    ``path``: a Nucleotide Transformer as published, or a checkpoint of ours.  ``pooling``: None for the
-    checkpoint's, else mean.
+    ``path``: a checkpoint of ours, a Nucleotide Transformer as published, or another encoder that
+    :mod:`wyrcli.model.encoders` knows.  ``pooling``: None for the checkpoint's, else mean; encoders have a
+    head of their own.
     """
     torch.manual_seed(seed)
-    if not (path / "checkpoint.json").is_file():
+    if (path / "checkpoint.json").is_file():
+        previous = load_checkpoint(path)
+        old = previous.explanandum
+        if isinstance(old, Explanandum):
+            # Not the loaded one itself: that is frozen for good.
+            explanandum: BaseExplanandum = Explanandum(old.backbone, taxonomy.sizes, pooling or old.pooling)
+            explanandum.requires_grad_(True)
+        else:
+            _refuse_pooling(pooling)
+            explanandum = old.with_classes(taxonomy.sizes)
+        if previous.taxonomy.taxa == taxonomy.taxa:
+            explanandum.load_state_dict(old.state_dict())
+        return explanandum, previous.tokenizer
+    if _is_nucleotide_transformer(path):
         tokenizer = KmerTokenizer.from_pretrained(path)
         backbone = NucleotideTransformer.from_pretrained(path)
         check_vocabulary(tokenizer, backbone.config, path)
         return Explanandum(backbone, taxonomy.sizes, pooling or "mean"), tokenizer
-    previous = load_checkpoint(path)
-    # Not the loaded Explanandum itself: that one is frozen for good.
-    old = previous.explanandum
-    explanandum = Explanandum(old.backbone, taxonomy.sizes, pooling or old.pooling).requires_grad_(True)
-    if previous.taxonomy.taxa == taxonomy.taxa:
-        explanandum.load_state_dict(old.state_dict())
-    return explanandum, previous.tokenizer
+    from wyrcli.model.encoders import start_encoder
+
+    _refuse_pooling(pooling)
+    return start_encoder(path, taxonomy.sizes)
 
 
-def check_length(explanandum: Explanandum, window_bp: int, k: int) -> None:
-    """Raise InputError where windows may have more tokens than a network of absolute positions knows."""
-    config = explanandum.backbone.config
+def _refuse_pooling(pooling: str | None) -> None:
+    if pooling is not None:
+        raise CheckpointError("--pooling is for the Nucleotide Transformer; this encoder has its own head")
+
+
+def _is_nucleotide_transformer(path: Path) -> bool:
+    """Whether a directory's vocabulary is of k-mers; ESM-2 has the same architecture by name."""
+    try:
+        words = (path / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return not (path / "config.json").is_file()  # whose error says what is expected
+    return any(len(word) > 1 and set(word) <= set("ACGT") for word in words) and "[CLS]" not in words
+
+
+def check_alphabet(tokenizer: Tokenizer, dataset: Dataset) -> None:
+    """Raise InputError where the windows are made of other letters than the network reads."""
+    if dataset.alphabet != tokenizer.alphabet:
+        raise InputError(
+            f"its windows are {dataset.alphabet}; the model reads {tokenizer.alphabet}",
+            path=str(dataset.path),
+        )
+
+
+def check_length(explanandum: BaseExplanandum, tokenizer: Tokenizer, window_bp: int) -> None:
+    """Raise InputError where windows may have more tokens than a network of absolute positions knows.
+
+    Only of DNA is known how many tokens a window has; other tokenizers refuse a window that is too long.
+    """
+    if not isinstance(explanandum, Explanandum) or not isinstance(tokenizer, KmerTokenizer):
+        return
+    k, config = tokenizer.k, explanandum.backbone.config
     # One <cls>, and positions begin behind the number of the padding token.
     limit = config.max_position_embeddings - config.pad_token_id - 2
     # A window without N; each N makes more tokens, and how many there are nobody knows before.

@@ -7,6 +7,7 @@ weights are chosen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -16,19 +17,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from wyrcli.batching import Piece, Plan, Tokenizer, Windows, cut_pieces
+from wyrcli.batching import Piece, Plan, Windows, cut_pieces
 from wyrcli.distribution import World
 from wyrcli.engine import Report, Result, Task, TrainingOptions, fit
 from wyrcli.metrics import balanced_accuracy
 from wyrcli.model.explainer import Explainer, select_masks
-from wyrcli.model.explanandum import Explanandum
-from wyrcli.model.loss import LossOptions, explainer_loss, relax
+from wyrcli.model.explanandum import BaseExplanandum
+from wyrcli.model.frames import average_frames
+from wyrcli.model.loss import LossOptions, area, explainer_loss, relax
 from wyrcli.model.masking import get_operator
-from wyrcli.model.tokens import TokenBatch
+from wyrcli.model.tokens import KmerTokenizer, TokenBatch, Tokenizer
 from wyrcli.runs import RunFolder, State
 
-__all__ = ["classify_windows", "find_degenerate", "finetune", "train_explainer", "validate", "weigh_classes"]
+__all__ = [
+    "classify_windows",
+    "find_degenerate",
+    "finetune",
+    "refine_explainer",
+    "train_explainer",
+    "validate",
+    "weigh_classes",
+]
 
+_OTHERS = 0.3  # weight of the masks of other classes, which have no teacher
 _MOST_EXAMINED = 512  # validation windows that an Explainer is scored on
 
 
@@ -36,7 +47,7 @@ _MOST_EXAMINED = 512  # validation windows that an Explainer is scored on
 
 
 def finetune(
-    explanandum: Explanandum,
+    explanandum: BaseExplanandum,
     tokenizer: Tokenizer,
     train: Windows,
     options: TrainingOptions,
@@ -71,7 +82,7 @@ def finetune(
 class _Finetuning(Task):
     def __init__(
         self,
-        explanandum: Explanandum,
+        explanandum: BaseExplanandum,
         tokenizer: Tokenizer,
         options: TrainingOptions,
         names: Sequence[str],
@@ -114,7 +125,11 @@ class _Finetuning(Task):
 
 @torch.inference_mode()
 def _classify(
-    explanandum: Explanandum, tokenizer: Tokenizer, windows: Windows, world: World, precision: str = "fp32"
+    explanandum: BaseExplanandum,
+    tokenizer: Tokenizer,
+    windows: Windows,
+    world: World,
+    precision: str = "fp32",
 ) -> tuple[NDArray[np.int64], float]:
     """Predicted class within each rank, (N, R), and the mean loss; all processes share the work."""
     explanandum.eval()
@@ -145,13 +160,15 @@ def _batches(
 
 
 def classify_windows(
-    explanandum: Explanandum, tokenizer: Tokenizer, windows: Windows, world: World
+    explanandum: BaseExplanandum, tokenizer: Tokenizer, windows: Windows, world: World
 ) -> NDArray[np.int64]:
     """Predicted class within each rank, (N, R)."""
     return _classify(explanandum, tokenizer, windows, world)[0]
 
 
-def validate(explanandum: Explanandum, tokenizer: Tokenizer, windows: Windows, world: World) -> list[float]:
+def validate(
+    explanandum: BaseExplanandum, tokenizer: Tokenizer, windows: Windows, world: World
+) -> list[float]:
     """Balanced accuracy per rank."""
     predicted = classify_windows(explanandum, tokenizer, windows, world)
     return [balanced_accuracy(windows.labels[:, r], predicted[:, r]) for r in range(len(explanandum.sizes))]
@@ -176,7 +193,7 @@ def weigh_classes(labels: NDArray[np.integer[Any]], sizes: Sequence[int]) -> lis
 
 def train_explainer(
     explainer: Explainer,
-    explanandum: Explanandum,
+    explanandum: BaseExplanandum,
     tokenizer: Tokenizer,
     train: Windows,
     operator: str,
@@ -206,7 +223,7 @@ class _Explaining(Task):
     def __init__(
         self,
         explainer: Explainer,
-        explanandum: Explanandum,
+        explanandum: BaseExplanandum,
         tokenizer: Tokenizer,
         operator: str,
         loss: LossOptions,
@@ -281,6 +298,7 @@ class _Explaining(Task):
             self._tokenizer,
             plan,
             steps=range(min(-(-n // plan.batch_size), plan.steps_per_epoch)),
+            n_frames=self.n_frames,
             number=world.number,
             size=world.size,
         )
@@ -313,6 +331,71 @@ class _Explaining(Task):
         same = [(explanandum.predict(part)[0] == classes).float().mean() for part in answers.chunk(2)]
         kept = (rounded * batch.valid).sum(-1) / batch.valid.sum(-1).clamp_min(1)
         return {"kept": kept.mean(), "same_class": same[0], "inverse_same_class": same[1]}
+
+
+def refine_explainer(
+    explainer: Explainer,
+    explanandum: BaseExplanandum,
+    tokenizer: KmerTokenizer,
+    train: Windows,
+    operator: str,
+    loss_options: LossOptions,
+    options: TrainingOptions,
+    world: World,
+    report: Report,
+    *,
+    validation: Windows | None = None,
+    run: RunFolder | None = None,
+    state: State | None = None,
+    save_every_s: float = 300.0,
+) -> Result:
+    """Teach a trained Explainer the mean of its own masks over all reading frames.
+
+    What a token says of the bases at the edge of a motif, or around a mutation, depends on where its frame
+    cuts them; the mean over frames does not.  So the mean is the better mask, and the Explainer learns to
+    give it at once.  Every step costs k plain forward passes of the Explanandum, for k-mers.
+
+    Arguments as for :func:`train_explainer`.  The teacher is the Explainer as it is before.
+    """
+    explanandum.freeze()
+    task = _Refining(explainer, explanandum, tokenizer, operator, loss_options, options, validation)
+    return fit(
+        task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
+    )
+
+
+class _Refining(_Explaining):
+    def __init__(
+        self,
+        explainer: Explainer,
+        explanandum: BaseExplanandum,
+        tokenizer: KmerTokenizer,
+        operator: str,
+        loss: LossOptions,
+        options: TrainingOptions,
+        validation: Windows | None,
+    ) -> None:
+        super().__init__(explainer, explanandum, tokenizer, operator, loss, options, validation)
+        self.n_frames = tokenizer.k
+        # It stays as it is: masks that follow themselves may end anywhere.
+        self._teacher = deepcopy(explainer).requires_grad_(False)
+
+    def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
+        explanandum, teacher = self._explanandum, self._teacher.eval()
+        valid = piece.batch.valid
+        with torch.no_grad():
+            logits, states = explanandum.classify(piece.batch)
+            numbers = explanandum.class_numbers(explanandum.predict(logits)[0])
+            masks = [teacher(piece.batch, states, numbers).sigmoid()]
+            for frame in piece.frames:
+                masks.append(teacher(frame, explanandum.classify(frame).states, numbers).sigmoid())
+            _, wanted = average_frames(masks, [piece.batch, *piece.frames])
+        chosen = select_masks(self._explainer(piece.batch, states).float(), numbers)
+        with torch.autocast(valid.device.type, enabled=False):
+            each = F.binary_cross_entropy_with_logits(chosen.by_class, wanted, reduction="none")
+            difference = area(each.mean(-1), valid).mean()
+            others = area(chosen.non_target.sigmoid(), valid).mean()
+        return difference + _OTHERS * others, {"difference": difference, "non_target_area": others}
 
 
 class _Positions:

@@ -148,8 +148,17 @@ def finetune(
     from wyrcli.distribution import join_world
     from wyrcli.engine import TrainingOptions
     from wyrcli.inference import choose_device, choose_precision
+    from wyrcli.model.explanandum import BaseExplanandum
+    from wyrcli.model.proof import prove
+    from wyrcli.model.tokens import KmerTokenizer, Tokenizer
     from wyrcli.outputs import check_new_directory
-    from wyrcli.starting import check_length, find_start, start_from_config, start_from_weights
+    from wyrcli.starting import (
+        check_alphabet,
+        check_length,
+        find_start,
+        start_from_config,
+        start_from_weights,
+    )
 
     if (config is None) == (not start):
         raise typer.BadParameter("name either --from or --config")
@@ -199,6 +208,8 @@ def finetune(
         session = open_session(output, about, world, resume=resume, quiet=quiet)
         if session.is_done:
             return
+        explanandum: BaseExplanandum
+        tokenizer: Tokenizer
         if config is not None:
             explanandum, tokenizer = start_from_config(
                 config,
@@ -210,7 +221,12 @@ def finetune(
         else:
             source = find_start(start, download=download)
             explanandum, tokenizer = start_from_weights(source, data.taxonomy, pooling, seed=seed)
-        check_length(explanandum, data.window_bp, tokenizer.k)
+        check_length(explanandum, tokenizer, data.window_bp)
+        check_alphabet(tokenizer, data)
+        if reverse_complement and tokenizer.alphabet != "dna":
+            raise typer.BadParameter("--reverse-complement is for DNA")
+        if not isinstance(tokenizer, KmerTokenizer):
+            prove(explanandum.to(where), tokenizer)
         if freeze:
             freeze_layers(explanandum, freeze)
         if lora:

@@ -366,9 +366,7 @@ def _inspect(directory: Path, figure: Path | None) -> None:
         console.print(_describe(dataset))
     except (KeyError, TypeError, AttributeError) as error:
         path = str(directory / "dataset.json")
-        raise InputError(
-            f"damaged: what wyr prepare tells of a dataset is not in it ({error})", path=path
-        ) from None
+        raise InputError(f"damaged: found no {error} in it", path=path) from None
     unit, is_dna = found.alphabet.unit, dataset.alphabet == "dna"
     splits = []
     for name, row in zip(found.splits.index, found.splits.itertuples(), strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -94,6 +94,13 @@ def train_explainer(
         bool,
         typer.Option("--continue", help="Start from the Explainer of this kind that is there; replaces it."),
     ] = False,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine",
+            help="Teach the Explainer that is there the mean of its masks over all reading frames; replaces it.",
+        ),
+    ] = False,
     sample: Annotated[
         int,
         typer.Option(
@@ -152,8 +159,18 @@ def train_explainer(
     from wyrcli.inference import choose_device, choose_precision
     from wyrcli.model.backbone import compose_embeddings
     from wyrcli.model.explainer import LstmExplainer, build_explainer
-    from wyrcli.model.loss import PRESETS
+    from wyrcli.model.loss import PRESETS, SHARP
+    from wyrcli.model.tokens import KmerTokenizer
+    from wyrcli.starting import check_alphabet
 
+    check_figure(figure)
+    checkpoint = load_checkpoint(model)
+    explanandum, tokenizer = checkpoint.explanandum, checkpoint.tokenizer
+    if refine and not isinstance(tokenizer, KmerTokenizer):
+        raise typer.BadParameter("--refine is for k-mers, which have reading frames")
+    extend = extend or refine
+    if explanandum.architecture == "transformers" and preset is not Preset.paper:
+        concrete_temperature = SHARP if concrete_temperature is None else concrete_temperature
     chosen = {
         "classification": classification,
         "entropy": entropy,
@@ -173,10 +190,7 @@ def train_explainer(
         loss = replace(PRESETS[preset], **{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    check_figure(figure)
     set_threads(threads)
-    checkpoint = load_checkpoint(model)
-    explanandum, tokenizer = checkpoint.explanandum, checkpoint.tokenizer
     name = explainer_name(explainer, operator)
     output = model / "explainers" / name
     with join_world(choose_device(device)) as world:
@@ -190,6 +204,7 @@ def train_explainer(
                 f"{model}: has an Explainer '{name}' already; --force replaces it, --continue goes on from it"
             )
         dataset = Dataset.open(data)
+        check_alphabet(tokenizer, dataset)
         train = dataset.split_for("train", checkpoint.taxonomy)
         if sample:
             train = train.sample(sample, seed)
@@ -218,6 +233,7 @@ def train_explainer(
             "hidden": hidden,
             "sample": sample,
             "continue": extend,
+            "refine": refine,
             "dataset": str(data),
         }
         session = open_session(output, about, world, resume=resume, quiet=quiet)
@@ -238,9 +254,9 @@ def train_explainer(
         network = build_explainer(explainer, sizes) if earlier is None else earlier.explainer
         network.requires_grad_(True)
         if embeddings is Embeddings.composed and earlier is None:
-            if not isinstance(network, LstmExplainer):
+            if not isinstance(network, LstmExplainer) or not isinstance(tokenizer, KmerTokenizer):
                 raise typer.BadParameter(
-                    "--embeddings is for --explainer lstm; the others read the classifier's states"
+                    "--embeddings is for --explainer lstm on k-mers; the others read the classifier's states"
                 )
             compose_embeddings(network.embedding, tokenizer.kmers(), seed)
         total = options.total_steps(len(train))
@@ -251,7 +267,8 @@ def train_explainer(
             quiet,
         )
         with watch(session.run, total, leads=world.leads, quiet=quiet) as report:
-            result = training.train_explainer(
+            train_it: Any = training.refine_explainer if refine else training.train_explainer
+            result = train_it(
                 network,
                 explanandum,
                 tokenizer,

@@ -34,7 +34,7 @@ from wyrcli.model.tokens import TokenBatch, Tokenizer, pad_tokens
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["FAMILIES", "EncoderExplanandum", "read_encoder", "read_encoder_config"]
+__all__ = ["FAMILIES", "EncoderExplanandum", "read_encoder", "read_encoder_config", "start_encoder"]
 
 # Instead of -inf: exp() of it is 0 in float32 and bf16 alike, but a row of nothing else gives no NaN.  Such
 # rows are those of removed tokens whose local window holds removed tokens only; nobody sees them.
@@ -244,6 +244,19 @@ def _head_names(network: PreTrainedModel) -> list[str]:
 def read_encoder_config(directory: Path) -> PretrainedConfig:
     """``config.json`` of a classifier.  Raises CheckpointError if it is for something else."""
     path = directory / "config.json"
+    config = _read_shape(directory)
+    refused = {
+        "a regression": config.problem_type == "regression" or config.num_labels == 1,
+        "multi-label classification": config.problem_type == "multi_label_classification",
+    }
+    for what, found in refused.items():
+        if found:
+            raise CheckpointError(f"{path}: is for {what}; expected a classifier with one label per text")
+    return config
+
+
+def _read_shape(directory: Path) -> PretrainedConfig:
+    path = directory / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         model_type = content.get("model_type")
@@ -258,14 +271,12 @@ def read_encoder_config(directory: Path) -> PretrainedConfig:
         content.pop(name, None)
     config = _make_config(path, model_type, content)
     refused = {
-        "a regression": config.problem_type == "regression" or config.num_labels == 1,
-        "multi-label classification": config.problem_type == "multi_label_classification",
         "a decoder": bool(getattr(config, "is_decoder", False)),
         "quantised weights": "quantization_config" in content,
     }
     for what, found in refused.items():
         if found:
-            raise CheckpointError(f"{path}: is for {what}; expected a classifier with one label per text")
+            raise CheckpointError(f"{path}: is for {what}; expected an encoder")
     return config
 
 
@@ -323,6 +334,41 @@ def read_encoder(
         return EncoderExplanandum(network, sizes or [shape.num_labels], empty), tokenizer, names
     except ValueError as error:
         raise CheckpointError(f"{directory}: {error}") from None
+
+
+def start_encoder(directory: Path, sizes: Sequence[int]) -> tuple[EncoderExplanandum, Tokenizer]:
+    """An encoder with a new head of random weights, not frozen; a head that the file has is left out.
+
+    ``directory``: as for :func:`read_encoder`, also of an encoder alone or with a language model's head.
+    ``sizes``: number of classes per rank.  Raises CheckpointError where weights of the encoder are missing.
+    """
+    shape: Any = _read_shape(directory)
+    shape.num_labels = sum(sizes)
+    tokenizer = read_tokenizer(
+        directory,
+        shape.model_type,
+        pad_id=shape.pad_token_id or 0,
+        vocab_size=shape.vocab_size,
+        max_tokens=_max_tokens(shape),
+    )
+    network = _build(shape, initialise=True)
+    prefix = f"{network.base_model_prefix}."
+    tensors = load_tensors(directory)
+    if not any(name.startswith(prefix) for name in tensors):
+        tensors = {prefix + name: tensor for name, tensor in tensors.items()}
+    # BERT's pooler is a part of its head, and language models come without.
+    head = {name for name in network.state_dict() if not name.startswith(prefix) or ".pooler." in name}
+    expected = network.state_dict()
+    found = {
+        name: tensor
+        for name, tensor in _official_names(tensors, network).items()
+        # ESM's encoder alone is stored with a pooler, which its classifier has not.
+        if name.startswith(prefix) and (name in expected or ".pooler." not in name)
+    }
+    own = {name: tensor for name, tensor in expected.items() if name in head}
+    load_strict(network, own | found, str(directory))
+    empty = tokenizer.batch([""]).ids[0].tolist()
+    return EncoderExplanandum(network, sizes, empty), tokenizer
 
 
 def _max_tokens(config: Any) -> int:

@@ -22,7 +22,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["PRESETS", "LossOptions", "LossTerms", "area", "bounds", "explainer_loss", "negative_entropy"]
+__all__ = [
+    "PRESETS",
+    "SHARP",
+    "LossOptions",
+    "LossTerms",
+    "area",
+    "bounds",
+    "explainer_loss",
+    "negative_entropy",
+]
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ class LossOptions:
         if self.classification_temperature <= 0:
             raise ValueError("classification_temperature must be positive")
 
+
+SHARP = 0.1
+"""Concrete temperature for classifiers that read special tokens, which are never masked.  A mask that is
+small everywhere hides nothing from them: attention is shared out among the keys all the same.  Nearly binary
+masks do."""
 
 _PAPER = LossOptions()
 PRESETS: dict[str, LossOptions] = {
