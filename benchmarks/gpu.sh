@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All that a machine with a CUDA GPU is asked for, in one call of less than ten minutes: the CUDA tests,
-# then the benchmark at both sizes, then the training of the demo's Explainer.  Results go to $OUT
+# then the benchmarks, then the training of the demo's Explainer.  Results go to $OUT
 # (default: benchmarks/out); copy the figures, with date and card, into benchmarks/RESULTS.md.
 #
 #   benchmarks/gpu.sh        in an environment with wyr and its test extra installed
@@ -15,8 +15,11 @@ nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv | tee "$out
 timeout 120 python -m pytest -q -m gpu tests 2>&1 | tee "$out/tests.log" || status=1
 timeout 120 python benchmarks/explain.py --device cuda --size demo --batch 512 --reads 16384 \
   2>&1 | tee "$out/explain-demo.log" || status=1
-timeout 150 python benchmarks/explain.py --device cuda --size 50m --batch 256 --reads 8192 --memory-reads 0 \
+timeout 120 python benchmarks/explain.py --device cuda --size 50m --batch 256 --reads 8192 --memory-reads 0 \
   2>&1 | tee "$out/explain-50m.log" || status=1
+
+timeout 120 python benchmarks/train.py --device cuda --size 50m --batch 64 --rounds 3 \
+  2>&1 | tee "$out/train-50m.log" || status=1
 
 # Training speed, and whether bf16 on CUDA reaches what the CPU reached.
 work=$(mktemp -d)

@@ -187,7 +187,8 @@ def test_texts_with_one_label(tmp_path: Path) -> None:
         "without a window that was kept": 2,
     }
     assert counts.windows_dropped == {"duplicate": 1, "duplicate of another taxon (one copy kept)": 1}
-    assert [row[3] for row in rows(dataset)] == ["Hello, wörld!", 'a\nb\t"c"  d', "🧬"]
+    # Which of two equal texts is kept does not hang on their order.
+    assert sorted(row[3] for row in rows(dataset)) == sorted(["Hello, wörld!", 'a\nb\t"c"  d', "🧬"])
     assert dataset.taxonomy.taxa == (("bad", "good"),)
     assert dataset.info["options"]["min_bp"] == 1
 
@@ -213,7 +214,7 @@ def test_columns_of_texts(tmp_path: Path, kind: str) -> None:
 
 
 def test_long_texts_are_cut_at_white_space(tmp_path: Path) -> None:
-    texts = ["aaa bbb ccc", "aaa  bbb\n\nccc", "aaaaaaaaaaaaaaaaab c", "aa bbbbbbbbbbb c", "ccccccc ddddddd"]
+    texts = ["aaa bbb ccc", "aaa  bbb\n\nddd", "aaaaaaaaaaaaaaaaab c", "aa bbbbbbbbbbb c", "ccccccc ddddddd"]
     path = write_texts(tmp_path / "in.csv", texts, ["x"] * len(texts))
     dataset, _ = run([path], tmp_path / "d", "text", ranks=("label",), window_bp=7)
     found = {name: [row[3] for row in rows(dataset) if row[0] == name] for name in ("row1", "row3", "row4")}

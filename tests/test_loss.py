@@ -199,7 +199,7 @@ def test_presets() -> None:
 def test_relax_without_temperature() -> None:
     """Temperature 0 is the plain sigmoid."""
     logits = torch.linspace(-4, 4, 9)
-    assert torch.equal(relax(logits, 0), logits.sigmoid())
+    assert torch.equal(relax(logits, 0, torch.rand(9)), logits.sigmoid())
 
 
 @pytest.mark.parametrize("logit", [-2.0, 0.0, 1.0])
@@ -209,7 +209,7 @@ def test_relax_samples(logit: float) -> None:
     n = 20_000
     middle = []
     for temperature in (0.1, 0.5, 2.0):
-        sample = relax(torch.full((n,), logit), temperature)
+        sample = relax(torch.full((n,), logit), temperature, torch.rand(n))
         assert bool(((sample >= 0) & (sample <= 1)).all())
         expected = 1 / (1 + math.exp(-logit))
         assert (sample > 0.5).float().mean().item() == pytest.approx(expected, abs=0.015)
@@ -221,7 +221,7 @@ def test_gradients_are_finite() -> None:
     """Also at masks of exactly 0 and 1, and through the relaxation."""
     case = make_case(2)
     logits = torch.tensor([-200.0, -5.0, 0.0, 5.0, 200.0]).repeat(5, 3)[:, :13].clone().requires_grad_()
-    mask = relax(logits, 0.5)
+    mask = relax(logits, 0.5, torch.rand(logits.shape))
     answers = [mask.sum(-1, keepdim=True) * torch.ones(size) for size in SIZES]
     terms = explainer_loss(
         answers,

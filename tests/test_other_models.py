@@ -7,6 +7,7 @@ import random
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from encoders import ESM, build, word_pieces
 
@@ -42,16 +43,16 @@ def write_table(path: Path, rows: list[tuple[str, str]], column: str) -> None:
         writer.writerows(rows)
 
 
-def train(folder: Path, alphabet: str, window: int) -> Path:
+def train(folder: Path, alphabet: str, window: int, area: float) -> Path:
     """A dataset, a classifier that starts from the encoder alone, and its Explainer."""
     data, model = folder / "data", folder / "model"
     quick = ["-b", 64, "--threads", 1, "--precision", "fp32", "-q"]
     wyr("prepare", folder / "rows.csv", "--alphabet", alphabet, "--ranks", "label", "--window", window,
         "--min-length", 1, "-o", data, "-q")  # fmt: skip
-    wyr("finetune", data, "--from", folder / "encoder", "-o", model, "--steps", 200, "--learning-rate", 3e-3,
+    wyr("finetune", data, "--from", folder / "encoder", "-o", model, "--steps", 150, "--learning-rate", 3e-3,
         "--warmup", 0.1, *quick)  # fmt: skip
-    wyr("train-explainer", model, "--data", data, "--steps", 150, "--validate-every", 30, "--target-area", 1,
-        *quick)  # fmt: skip
+    wyr("train-explainer", model, "--data", data, "--steps", 120, "--validate-every", 30,
+        "--target-area", area, *quick)  # fmt: skip
     return model
 
 
@@ -63,6 +64,7 @@ def share_of_hits(bed: Path, truth: dict[str, set[int]]) -> tuple[float, float]:
     return len(found & wanted) / len(wanted), len(found & wanted) / max(len(found), 1)
 
 
+@pytest.mark.slow
 def test_text_classifier(tmp_path: Path) -> None:
     """What is explained of a text is its keywords and little else."""
     rng = random.Random(0)
@@ -77,7 +79,7 @@ def test_text_classifier(tmp_path: Path) -> None:
     write_table(tmp_path / "rows.csv", rows, "text")
     save_encoder(tmp_path / "encoder", "bert")
     word_pieces(tmp_path / "encoder" / "tokenizer.json")
-    model = train(tmp_path, "text", 300)
+    model = train(tmp_path, "text", 300, 1)
     (tmp_path / "new.txt").write_text("".join(text + "\n" for text, _ in new))
     wyr("explain", tmp_path / "new.txt", "--model", model, "-o", tmp_path / "new.bed", "--threads", 1, "-q")
     truth = {
@@ -92,6 +94,7 @@ def test_text_classifier(tmp_path: Path) -> None:
     assert covered > 0.5 and right > 0.7
 
 
+@pytest.mark.slow
 def test_protein_classifier(tmp_path: Path) -> None:
     """What is explained of a protein is its telling residues, by their places in the FASTA record."""
     rng = random.Random(1)
@@ -106,7 +109,7 @@ def test_protein_classifier(tmp_path: Path) -> None:
     write_table(tmp_path / "rows.csv", rows, "sequence")
     save_encoder(tmp_path / "encoder", "esm")
     (tmp_path / "encoder" / "vocab.txt").write_text("\n".join(ESM))
-    model = train(tmp_path, "protein", 60)
+    model = train(tmp_path, "protein", 60, 0.3)
     fasta = tmp_path / "new.faa"
     fasta.write_text("".join(f">p{i}\n{sequence}\n" for i, (sequence, _) in enumerate(new)))
     wyr("explain", fasta, "--model", model, "-o", tmp_path / "new.bed", "--threads", 1, "-q")

@@ -98,7 +98,8 @@ def train_explainer(
         bool,
         typer.Option(
             "--refine",
-            help="Teach the Explainer that is there the mean of its masks over all reading frames; replaces it.",
+            help="Teach the Explainer that is there the mean of its masks over all reading frames; "
+            "replaces it.",
         ),
     ] = False,
     sample: Annotated[
