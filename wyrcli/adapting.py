@@ -30,7 +30,7 @@ def freeze_layers(explanandum: nn.Module, n: int) -> None:
     if n > len(layers):
         raise WyrError(f"{n} layers were to be frozen; the network has {len(layers)}")
     for name, module in explanandum.named_modules():
-        if name.rsplit(".", 1)[-1] == "embeddings":
+        if name.rsplit(".", 1)[-1] in ("embeddings", "embeddings_project"):
             module.requires_grad_(False)
     for layer in layers[:n]:
         layer.requires_grad_(False)

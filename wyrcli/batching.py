@@ -133,8 +133,8 @@ def cut_pieces(
 ) -> Iterator[list[Piece]]:
     """For each step, the pieces of process ``number`` of ``size``: ``accumulate`` of them, or fewer.
 
-    There is always one, so that no process waits for one that has nothing to do: where a step has fewer
-    windows than there are processes, a piece may have a ``share`` of 0.
+    All processes have equally many, so that none waits for one that has nothing to do: at the end of an
+    epoch, where a step has few windows, a piece may have a ``share`` of 0.
 
     ``n_frames``: reading frames in which each window is tokenised.  ``both_strands``: a window is turned
     round with probability one half.
@@ -142,10 +142,11 @@ def cut_pieces(
     for step in steps:
         rows = plan.rows(step)
         own = np.arange(number, len(rows), size)
-        parts = [part for part in (own[i::accumulate] for i in range(accumulate)) if len(part)]
+        n_pieces = min(accumulate, -(-len(rows) // size))
         turned = np.random.default_rng([plan.seed, _STRAND, step]).random(len(rows)) < 0.5
         pieces = []
-        for places in parts or [np.zeros(1, np.int64)]:
+        for part in (own[i::n_pieces] for i in range(n_pieces)):
+            places = part if len(part) else np.zeros(1, np.int64)
             sequences = [windows.sequences[int(i)] for i in rows[places]]
             if both_strands:
                 sequences = [
@@ -157,7 +158,7 @@ def cut_pieces(
                     batch,
                     torch.from_numpy(windows.labels[rows[places]].astype(np.int64)),
                     _draw_noise(plan.seed, step, places, batch.ids.shape[1]),
-                    len(places) / len(rows) if parts else 0.0,
+                    len(part) / len(rows),
                     step,
                     tuple(tokenizer.batch([s[f:] for s in sequences]) for f in range(1, n_frames)),
                 )

@@ -108,6 +108,12 @@ class _Selection(LazyStrings):
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def lengths(self) -> NDArray[np.integer[Any]] | None:
+        """(N,), length of each string, None where the whole does not know them."""
+        lengths = getattr(self._whole, "lengths", None)
+        return None if lengths is None else lengths[self._rows]
+
     def _at(self, i: int) -> str:
         return self._whole[int(self._rows[i])]
 

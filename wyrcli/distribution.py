@@ -1,4 +1,4 @@
-"""The processes of one training: alone, or started together by torchrun, accelerate or Slurm.
+"""The processes of one training: alone, or started together by torchrun or accelerate.
 
 Their launcher tells each process its number by the environment (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``,
 ``MASTER_ADDR``, ``MASTER_PORT``).  A process that dies ends the job: the launcher stops the others.
@@ -39,7 +39,22 @@ class World:
         """The module, with its gradients averaged over all processes."""
         if self.size == 1:
             return module
-        return nn.parallel.DistributedDataParallel(module)
+        # Buffers are shared where it matters: see share_buffers.
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all processes the buffers of the first: the running means of batch normalisation differ."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def agree(self, value: int) -> bool:
+        """Whether a number is the same in all processes."""
+        if self.size == 1:
+            return True
+        low_high = torch.tensor([value, -value], dtype=torch.int64, device=self.device)
+        dist.all_reduce(low_high, dist.ReduceOp.MAX)
+        return bool(low_high[0] == -low_high[1])
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in place, for each of them."""

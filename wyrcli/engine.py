@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from wyrcli.batching import Piece, Plan, Windows, cut_pieces
 from wyrcli.distribution import World
-from wyrcli.errors import InputError, Interrupted
+from wyrcli.errors import InputError, Interrupted, WyrError
 from wyrcli.model.tokens import Tokenizer
 from wyrcli.prefetching import prefetch
 from wyrcli.runs import RunFolder, State
@@ -152,6 +152,8 @@ def fit(
     every = options.validate_every or plan.steps_per_epoch
     trainer = _Trainer(task, options, world, total)
     course = _Course() if state is None else trainer.restore(state)
+    if not world.agree(course.done):
+        raise WyrError("the processes of this training do not see one folder; it must be on a shared disk")
     if course.done < total and not course.stopped:
         pieces = cut_pieces(
             windows,
@@ -179,6 +181,7 @@ def fit(
                     _tell(Progress(done, total, course.last), world, run, report, course)
                 if done % every == 0 or at_end:
                     with meter.pause():
+                        world.share_buffers(task.trained)
                         at_end = _validate(task, course, total, options, world, run, report) or at_end
                 stop = save = at_end
                 if world.size == 1 or done % _AGREE_EVERY == 0 or at_end:
@@ -199,6 +202,10 @@ def fit(
     world.wait()
     if run is not None and course.best_step:
         best = run.load("best")
+        if not world.agree(best.step if best is not None else 0):
+            raise WyrError(
+                "the processes of this training do not see one folder; it must be on a shared disk"
+            )
         if best is not None:
             # Killed after it was saved, and redone with other rounding, it may be another than we think.
             course.best_step, course.scores = best.step, best.facts["scores"]

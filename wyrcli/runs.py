@@ -13,6 +13,7 @@ Nothing is pickled: tensors are safetensors, all else is JSON.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -27,6 +28,9 @@ from wyrcli.errors import CheckpointError, WyrError, printable
 __all__ = ["RunFolder", "State"]
 
 _FORMAT = 1
+
+_HELD: dict[str, int] = {}
+"""Folders in which this process trains, and the descriptors that hold their locks."""
 
 
 class State(NamedTuple):
@@ -63,9 +67,11 @@ class RunFolder:
 
         Raises WyrError if another training's folder is there, or this one's without ``resume``.
         """
+        self._take()
         exists = self.exists
         if exists and (self._is_idle or (self.is_finished and not resume)):
-            shutil.rmtree(self.path)
+            for content in self.path.iterdir():
+                shutil.rmtree(content) if content.is_dir() else content.unlink()
             exists = False
         if exists and not resume:
             raise WyrError(
@@ -81,6 +87,22 @@ class RunFolder:
         state = self.load("last")
         self._cut_metrics(0 if state is None else state.step)
         return state
+
+    def _take(self) -> None:
+        """Hold the folder for as long as this process lives.  Raises WyrError where another one does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        key = os.path.realpath(self.path)
+        if key in _HELD:
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise WyrError(f"{self.path}: another process trains here now") from None
+        except OSError:
+            pass  # a file system without locks
+        _HELD[key] = descriptor
 
     @property
     def exists(self) -> bool:
@@ -134,6 +156,7 @@ class RunFolder:
         _write(unfinished / "state.json", json.dumps({"step": state.step, **state.facts}, indent=1) + "\n")
         for file in unfinished.iterdir():  # on disk before the name says that it is there
             _sync(file)
+        _sync(unfinished)
         unfinished.rename(target)
         _sync(self.path)
         for old in self.path.glob(f"{kind}-*"):

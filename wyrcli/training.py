@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -287,7 +288,7 @@ class _Explaining(Task):
         if self._validation is None or len(self._validation) == 0:
             return {}
         n = min(len(self._validation), _MOST_EXAMINED)
-        plan = Plan(len(self._validation), self._options.batch_size, self._options.seed)
+        plan = Plan(len(self._validation), min(self._options.batch_size, n), self._options.seed)
         sums: dict[str, float] = {}
         windows = 0
         positions = _Positions()
@@ -298,24 +299,23 @@ class _Explaining(Task):
             self._tokenizer,
             plan,
             steps=range(min(-(-n // plan.batch_size), plan.steps_per_epoch)),
+            accumulate=self._options.accumulate,
             n_frames=self.n_frames,
             number=world.number,
             size=world.size,
         )
-        for (piece,) in pieces:
-            if not piece.share:
-                continue
-            piece = piece.to(device)
+        for piece in chain.from_iterable(pieces):
+            own = piece.to(device)
+            # A process that has nothing to do must know the names of the scores all the same.
+            members = len(own.batch) if own.share else 0
             with autocast:
-                loss, terms = self(piece)
-                values = {"loss": loss, **terms} | self._examine(piece, positions)
+                loss, terms = self(own)
+                values = {"loss": loss, **terms} | self._examine(own, positions if members else _Positions())
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(piece.batch)
-            windows += len(piece.batch)
-        names = sorted(sums) or ["loss"]
-        totals = torch.tensor(
-            [*(sums.get(x, 0.0) for x in names), windows], dtype=torch.float64, device=device
-        )
+                sums[name] = sums.get(name, 0.0) + float(value) * members
+            windows += members
+        names = sorted(sums)
+        totals = torch.tensor([*(sums[x] for x in names), windows], dtype=torch.float64, device=device)
         *means, windows = world.sum(totals).tolist()
         scores = {name: value / windows for name, value in zip(names, means, strict=True)}
         return {"loss": scores.pop("loss"), **scores, "by_position": positions.share(world)}

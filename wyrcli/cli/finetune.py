@@ -243,7 +243,8 @@ def finetune(
         weights = None
         if class_weights is ClassWeights.balanced:
             weights = training.weigh_classes(train.labels, data.taxonomy.sizes)
-        with watch(session.run, total, leads=world.leads, quiet=quiet) as report:
+        first = 0 if session.state is None else session.state.step + 1
+        with watch(session.run, total, first_step=first, leads=world.leads, quiet=quiet) as report:
             result = training.finetune(
                 explanandum,
                 tokenizer,

@@ -6,12 +6,14 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from wyrcli.cli.console import progress, say, warn
+from wyrcli.errors import WyrError
 
 if TYPE_CHECKING:
     from wyrcli.distribution import World
@@ -80,6 +82,8 @@ def check_figure(path: Path | None) -> None:
         )
     if path is not None and not path.absolute().parent.is_dir():
         raise typer.BadParameter(f"'{path}'; there is no such directory", param_hint="--figure")
+    if path is not None and find_spec("matplotlib") is None:
+        raise WyrError("a picture needs matplotlib: pip install 'wyrcli[plots]'")
 
 
 class Session(NamedTuple):
@@ -100,20 +104,27 @@ def _run_path(output: Path) -> Path:
 
 
 def open_session(
-    output: Path, about: Mapping[str, Any], world: World, *, resume: bool, quiet: bool
+    output: Path, about: Mapping[str, Any], world: World, *, resume: bool, quiet: bool, replace: bool = False
 ) -> Session:
     """Make or find the run folder of ``output``; see :mod:`wyrcli.runs`.
 
-    ``about``: what the training is; ``dataset`` in it is the path of one.
+    ``about``: what the training is; ``dataset`` in it is the path of one.  ``replace``: a finished training
+    that was another one gives way.
     """
     from wyrcli.runs import RunFolder
 
     digest = hashlib.sha256((Path(about["dataset"]) / "dataset.json").read_bytes()).hexdigest()
     run = RunFolder(_run_path(output), {**about, "dataset": digest})
     if resume and was_finished(output):
-        run.compare()
-        say(f"{output} is complete already", quiet)
-        return Session(run, None, True)
+        try:
+            run.compare()
+        except WyrError:
+            if not replace:
+                raise
+            resume = False
+        else:
+            say(f"{output} is complete already", quiet)
+            return Session(run, None, True)
     state = None
     if world.leads:
         state = run.begin(resume=resume)
@@ -126,11 +137,13 @@ def open_session(
 
 
 @contextmanager
-def watch(run: RunFolder, total: int, *, leads: bool, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+def watch(
+    run: RunFolder, total: int, *, first_step: int, leads: bool, quiet: bool
+) -> Iterator[Callable[[Progress], None]]:
     """Tells how a training goes: a bar on a terminal, else some ten lines; to TensorBoard where installed."""
     from wyrcli.training import find_degenerate
 
-    board = _open_board(run.path) if leads else None
+    board = _open_board(run.path, first_step) if leads else None
     told: set[str] = set()
     done, lines = 0, 0
 
@@ -168,10 +181,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
-def _open_board(folder: Path) -> Any:
-    """A writer for TensorBoard, None where it is not installed."""
+def _open_board(folder: Path, first_step: int) -> Any:
+    """A writer for TensorBoard, which forgets steps that are done again; None where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)

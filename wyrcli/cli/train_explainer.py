@@ -187,6 +187,10 @@ def train_explainer(
         "target_labels": target_labels,
         "entropy_divisor": entropy_divisor,
     }
+    if refine and any(value is not None for name, value in chosen.items() if name != "concrete_temperature"):
+        raise typer.BadParameter(
+            "--refine follows the Explainer that is there; weights of the loss are not used"
+        )
     try:
         loss = replace(PRESETS[preset], **{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
     except ValueError as error:
@@ -237,7 +241,7 @@ def train_explainer(
             "refine": refine,
             "dataset": str(data),
         }
-        session = open_session(output, about, world, resume=resume, quiet=quiet)
+        session = open_session(output, about, world, resume=resume, quiet=quiet, replace=force or extend)
         if session.is_done:
             return
         earlier = load_explainer(model, explainer, operator) if extend else None
@@ -267,7 +271,8 @@ def train_explainer(
             + (f", {world.size} processes" if world.size > 1 else ""),
             quiet,
         )
-        with watch(session.run, total, leads=world.leads, quiet=quiet) as report:
+        first = 0 if session.state is None else session.state.step + 1
+        with watch(session.run, total, first_step=first, leads=world.leads, quiet=quiet) as report:
             train_it: Any = training.refine_explainer if refine else training.train_explainer
             result = train_it(
                 network,
