@@ -121,6 +121,8 @@ FLOORS = (
     (
         *("checkpoint", "inference", "evaluation", "report"),
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
+        *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
+        *("result_tables", "figures", "pages", "study"),
     ),
     ("cli", "__main__"),
 )

@@ -173,7 +173,7 @@ def test_pieces_are_the_windows_of_the_plan() -> None:
         rows = plan.rows(step)
         assert texts_of(piece) == [data.sequences[i] for i in rows]
         assert piece.labels.tolist() == data.labels[rows].tolist() and piece.labels.dtype == torch.int64
-        assert piece.noise.shape == piece.batch.ids.shape
+        assert piece.noise.shape == (*piece.batch.ids.shape, 2)
     later = list(cut_pieces(data, TOKENIZER, plan, steps=range(4, 6)))
     assert [by_window(step) for step in later] == [by_window(step) for step in steps[4:]]
 

@@ -57,7 +57,7 @@ class Guessing(Task):
     def guess(self, piece: Piece) -> Tensor:
         """Loss of each window."""
         batch = piece.batch
-        votes = self.trained(batch.ids) * (batch.valid * piece.noise)[..., None]
+        votes = self.trained(batch.ids) * (batch.valid * piece.noise[..., 0])[..., None]
         votes = F.dropout(votes, self.dropout, self.training)
         logits = votes.sum(1) / batch.valid.sum(1, keepdim=True)
         return F.cross_entropy(logits, piece.labels[:, 0], reduction="none")

@@ -11,7 +11,7 @@ from wyrcli.distribution import World
 from wyrcli.engine import Progress, TrainingOptions
 from wyrcli.model.frames import average_frames, token_of_base
 from wyrcli.model.loss import PRESETS
-from wyrcli.training import refine_explainer
+from wyrcli.training import train_explainer
 
 TEXTS = [text for text in MIXED if text]
 K = TOKENIZER.k
@@ -67,7 +67,7 @@ def test_refining_comes_closer_to_the_mean(device: torch.device) -> None:
     before = {name: t.clone() for name, t in model.state_dict().items()}
     seen = list[Progress]()
     options = TrainingOptions(learning_rate=5e-3, batch_size=16, steps=100)
-    result = refine_explainer(
+    result = train_explainer(
         masks,
         model,
         TOKENIZER,
@@ -77,6 +77,7 @@ def test_refining_comes_closer_to_the_mean(device: torch.device) -> None:
         options,
         World(device=device),
         seen.append,
+        refine=True,
         validation=labelled(64),
     )
     assert all(torch.equal(t.cpu(), before[name]) for name, t in model.state_dict().items())

@@ -15,8 +15,10 @@ from wyrcli.model.loss import (
     LossTerms,
     area,
     bounds,
+    drop,
     explainer_loss,
     negative_entropy,
+    per_token_kept,
     relax,
     total_variation,
 )
@@ -235,6 +237,41 @@ def test_gradients_are_finite() -> None:
     )
     terms.total(PRESETS["balanced"]).backward()
     assert logits.grad is not None and bool(logits.grad.isfinite().all()) and bool(logits.grad.any())
+
+
+def test_dropping() -> None:
+    """Of each window another share is dropped, at most so much of it, and half of that on average."""
+    uniform = torch.rand(2000, 400, generator=torch.Generator().manual_seed(0))
+    mask = torch.linspace(0.1, 1, 400).expand(2000, -1)
+    dropped = drop(mask, 0.6, uniform)
+    gone = dropped == 0
+    assert torch.equal(dropped[~gone], mask[~gone])
+    share = gone.float().mean(1)
+    assert share.max() < 0.75 and share.min() < 0.02
+    assert share.mean().item() == pytest.approx(0.3, abs=0.01)
+    assert share.std().item() == pytest.approx(0.6 / math.sqrt(12), abs=0.02)
+    assert torch.equal(drop(mask, 0.0, uniform), mask)
+    for share_ in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="dropping"):
+            LossOptions(dropping=share_)
+
+
+def test_answers_per_token_kept() -> None:
+    """Of a classifier that adds up its tokens: the mean over the kept ones.  All kept: nothing changes."""
+    generator = torch.Generator().manual_seed(0)
+    values, bias = torch.randn(3, 40, 5, generator=generator), torch.randn(5, generator=generator)
+    valid = torch.arange(40) < torch.tensor([[40], [25], [30]])
+    mask = (torch.rand(3, 40, generator=generator) < 0.4).float()
+
+    def answer(kept: Tensor) -> Tensor:
+        return bias + (values * (kept * valid)[..., None]).sum(1) / valid.sum(1, keepdim=True)
+
+    expected = torch.stack([bias + values[i][valid[i] & (mask[i] > 0)].mean(0) for i in range(3)])
+    torch.testing.assert_close(per_token_kept(answer(mask), bias, mask, valid), expected)
+    ones = torch.ones_like(mask)
+    torch.testing.assert_close(per_token_kept(answer(ones), bias, ones, valid), answer(ones))
+    nothing = per_token_kept(answer(0 * ones), bias, 0 * ones, valid)
+    torch.testing.assert_close(nothing, bias.expand(3, -1))
 
 
 def test_no_valid_token() -> None:

@@ -67,9 +67,9 @@ def flat(module: nn.Module) -> Tensor:
 
 def train_masks(masks: nn.Module, options: TrainingOptions, **more: object) -> object:
     """Train an Explainer of the toy classifier with the preset ``balanced``: concrete noise, single ranks."""
-    report = more.pop("report", ignore)
+    report, preset = more.pop("report", ignore), PRESETS[str(more.pop("preset", "balanced"))]
     return train_explainer(
-        masks, explanandum(), TOKENIZER, DATA, "gate", PRESETS["balanced"], options, ALONE, report, **more
+        masks, explanandum(), TOKENIZER, DATA, "gate", preset, options, ALONE, report, **more
     )  # type: ignore[arg-type]
 
 
@@ -174,8 +174,9 @@ def test_explainer_learns() -> None:
     assert seen[-1].values["loss"] < seen[0].values["loss"]
 
 
-def test_pieces_of_a_step_do_not_matter_to_a_state_explainer() -> None:
-    """Nor with concrete noise and single ranks.  (``lstm`` has batch normalisation: there they do.)
+@pytest.mark.parametrize("preset", ["balanced", "compact"])
+def test_pieces_of_a_step_do_not_matter_to_a_state_explainer(preset: str) -> None:
+    """Nor with concrete noise, dropping and single ranks.  (``lstm`` has batch normalisation: there they do.)
 
     Masks are float32 whatever the weights are: rounding is 1e-7 of them, and Adam may make more of it where a
     gradient is next to nothing.
@@ -184,7 +185,7 @@ def test_pieces_of_a_step_do_not_matter_to_a_state_explainer() -> None:
     for accumulate in (1, 4):
         masks = explainer("state")
         options = TrainingOptions(learning_rate=1e-3, batch_size=10, steps=6, accumulate=accumulate)
-        train_masks(masks, options)
+        train_masks(masks, options, preset=preset)
         found.append(flat(masks))
     assert torch.allclose(*found, rtol=0, atol=1e-5)
     assert not torch.allclose(found[0], flat(explainer("state")), rtol=0, atol=1e-4)

@@ -45,8 +45,9 @@ class Piece(NamedTuple):
     """What a process computes at once of a step.
 
     ``frames``: the same windows without their first base, without their first two, and so on.
-    ``labels`` int64 (B, R).  ``noise`` float32 (B, L), uniform in (0, 1): the same for a window wherever
-    it is computed.  ``share``: windows of it among all windows of the step.  ``step``: number, from 0.
+    ``labels`` int64 (B, R).  ``noise`` float32 (B, L, 2), uniform in (0, 1), two draws per token: the same
+    for a window wherever it is computed.  ``share``: windows of it among all windows of the step.
+    ``step``: number, from 0.
     """
 
     batch: TokenBatch
@@ -167,7 +168,7 @@ def cut_pieces(
 
 
 def _draw_noise(seed: int, step: int, places: NDArray[np.int64], length: int) -> Tensor:
-    noise = np.empty((len(places), length), dtype=np.float32)
+    noise = np.empty((len(places), length, 2), dtype=np.float32)
     for row, place in zip(noise, places.tolist(), strict=True):
         # A generator for each window: how far its neighbours are padded must not matter.
         np.random.default_rng([seed, _NOISE, step, place]).random(out=row, dtype=np.float32)

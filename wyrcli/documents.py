@@ -16,13 +16,14 @@ from typing import NamedTuple
 from wyrcli.errors import InputError
 from wyrcli.explanation import Window
 from wyrcli.sequences import (
-    DUPLICATE_SEARCH_LIMIT,
     DamagedError,
     RecordCounts,
     RecordReader,
     decompress,
     encode_protein,
+    is_duplicate,
     open_binary,
+    skip_record,
 )
 from wyrcli.tables import open_table
 
@@ -71,11 +72,9 @@ def split_proteins(
             raise records.error(str(error), name) from None
         counts.records += 1
         counts.bases += len(sequence)
-        counts.duplicate_names += hash(name) in names
-        if len(names) < DUPLICATE_SEARCH_LIMIT:
-            names.add(hash(name))
+        counts.duplicate_names += is_duplicate(name, names)
         if not sequence:
-            _skip(counts, on_skip, ordinal, name, 0)
+            skip_record(counts, "empty", on_skip, ordinal, name, 0)
             continue
         counts.windowed += 1
         n_windows = -(-len(sequence) // window)
@@ -83,12 +82,6 @@ def split_proteins(
         for start, stop in pairwise(borders):
             counts.windows += 1
             yield Window(ordinal, name, start, stop, sequence[start:stop])
-
-
-def _skip(counts: RecordCounts, on_skip: OnSkip | None, ordinal: int, name: str, length: int) -> None:
-    counts.skipped["empty"] += 1
-    if on_skip is not None:
-        on_skip(ordinal, name, length, "empty")
 
 
 # ---------------------------------------------------------------- documents
@@ -166,11 +159,9 @@ def split_documents(
     for ordinal, (name, text) in enumerate(documents):
         counts.records += 1
         counts.bases += len(text)
-        counts.duplicate_names += hash(name) in names
-        if len(names) < DUPLICATE_SEARCH_LIMIT:
-            names.add(hash(name))
+        counts.duplicate_names += is_duplicate(name, names)
         if not text.strip():
-            _skip(counts, on_skip, ordinal, name, len(text))
+            skip_record(counts, "empty", on_skip, ordinal, name, len(text))
             continue
         counts.windowed += 1
         for start, stop in cut_document(text, window, count_tokens, max_tokens):

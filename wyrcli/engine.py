@@ -152,8 +152,7 @@ def fit(
     every = options.validate_every or plan.steps_per_epoch
     trainer = _Trainer(task, options, world, total)
     course = _Course() if state is None else trainer.restore(state)
-    if not world.agree(course.done):
-        raise WyrError("the processes of this training do not see one folder; it must be on a shared disk")
+    _check_shared(world, course.done)
     if course.done < total and not course.stopped:
         pieces = cut_pieces(
             windows,
@@ -171,14 +170,14 @@ def fit(
             saved = time.monotonic()
             task.train()
             for step_pieces in ahead:
-                trainer.step(step_pieces, meter)
+                trainer.step(step_pieces, meter, course.done)
                 course.done += 1
                 done = course.done
                 at_end = done == total
                 if done % report_every == 0 or at_end:
                     course.last = meter.read(done)
                     course.last["learning_rate"] = trainer.learning_rate
-                    _tell(Progress(done, total, course.last), world, run, report, course)
+                    _tell(Progress(done, total, course.last), world, run, report)
                 if done % every == 0 or at_end:
                     with meter.pause():
                         world.share_buffers(task.trained)
@@ -202,10 +201,7 @@ def fit(
     world.wait()
     if run is not None and course.best_step:
         best = run.load("best")
-        if not world.agree(best.step if best is not None else 0):
-            raise WyrError(
-                "the processes of this training do not see one folder; it must be on a shared disk"
-            )
+        _check_shared(world, 0 if best is None else best.step)
         if best is not None:
             # Killed after it was saved, and redone with other rounding, it may be another than we think.
             course.best_step, course.scores = best.step, best.facts["scores"]
@@ -214,6 +210,12 @@ def fit(
         task.trained.load_state_dict(course.best_weights)
     task.eval()
     return Result(course.last, course.done, course.best_step or course.done, course.scores)
+
+
+def _check_shared(world: World, step: int) -> None:
+    """Raise WyrError where processes have found states of different steps."""
+    if not world.agree(step):
+        raise WyrError("the processes of this training do not see one folder; it must be on a shared disk")
 
 
 _WORST = (-math.inf, -math.inf)
@@ -260,22 +262,18 @@ class _Trainer:
         )
         self._module = world.wrap(task)
         self._warmup = int(options.warmup * total)
-        self.done = 0
-
-    @property
-    def learning_rate(self) -> float:
-        return self._options.learning_rate * self._rate(max(self.done - 1, 0))
+        self.learning_rate = 0.0  # of the last step
 
     def _rate(self, done: int) -> float:
         if done < self._warmup:
             return (done + 1) / self._warmup
         return 0.5 * (1 + math.cos(math.pi * (done - self._warmup) / max(self._total - self._warmup, 1)))
 
-    def step(self, pieces: list[Piece], meter: _Meter) -> None:
-        """One step of the optimiser."""
+    def step(self, pieces: list[Piece], meter: _Meter, done: int) -> None:
+        """One step of the optimiser, after so many."""
         options, world = self._options, self._world
         # What the network draws itself (dropout) follows from the place, too.
-        torch.manual_seed(((options.seed * 1_000_003 + self.done) * 4099 + world.number) % 2**63)
+        torch.manual_seed(((options.seed * 1_000_003 + done) * 4099 + world.number) % 2**63)
         self._optimiser.zero_grad(set_to_none=True)
         autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=options.precision == "bf16")
         for i, piece in enumerate(pieces):
@@ -289,10 +287,10 @@ class _Trainer:
                 torch.autograd.backward(loss * (piece.share * world.size))
         if options.clip_norm:
             nn.utils.clip_grad_norm_(self._parameters.values(), options.clip_norm)
+        self.learning_rate = options.learning_rate * self._rate(done)
         for group in self._optimiser.param_groups:
-            group["lr"] = options.learning_rate * self._rate(self.done)
+            group["lr"] = self.learning_rate
         self._optimiser.step()
-        self.done += 1
 
     def state(self, course: _Course) -> State:
         """All that is needed to go on."""
@@ -301,7 +299,7 @@ class _Trainer:
             for name, weight in self._parameters.items()
             for key, value in self._optimiser.state[weight].items()
         }
-        return State(self.done, dict(self._task.trained.state_dict()), optimiser, course.facts())
+        return State(course.done, dict(self._task.trained.state_dict()), optimiser, course.facts())
 
     def restore(self, state: State) -> _Course:
         """Continue from a state.  Raises InputError if it is of other weights."""
@@ -319,7 +317,6 @@ class _Trainer:
         except (RuntimeError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(f"the state of the training does not fit: {reason}") from None
-        self.done = state.step
         return course
 
 
@@ -413,12 +410,12 @@ def _validate(
             course.best_weights = {n: t.detach().clone() for n, t in task.trained.state_dict().items()}
     else:
         course.stale += 1
-    _tell(Progress(course.done, total, scores, is_validation=True), world, run, report, course)
+    _tell(Progress(course.done, total, scores, is_validation=True), world, run, report)
     course.stopped = bool(options.patience) and course.stale >= options.patience
     return course.stopped
 
 
-def _tell(progress: Progress, world: World, run: RunFolder | None, report: Report, course: _Course) -> None:
+def _tell(progress: Progress, world: World, run: RunFolder | None, report: Report) -> None:
     if not world.leads:
         return
     report(progress)

@@ -40,9 +40,11 @@ __all__ = [
     "encode",
     "encode_protein",
     "encode_text",
+    "is_duplicate",
     "normalise",
     "open_binary",
     "read_records",
+    "skip_record",
     "split_windows",
     "window_borders",
 ]
@@ -689,12 +691,10 @@ def split_windows(
         name, sequence = _check_record(records, ordinal, record)
         counts.records += 1
         counts.bases += len(sequence)
-        counts.duplicate_names += _is_duplicate(name, names)
+        counts.duplicate_names += is_duplicate(name, names)
         reason = _reason_to_skip(sequence, min_bp)
         if reason is not None:
-            counts.skipped[reason] = counts.skipped.get(reason, 0) + 1
-            if on_skip is not None:
-                on_skip(ordinal, name, len(sequence), reason)
+            skip_record(counts, reason, on_skip, ordinal, name, len(sequence))
             continue
         counts.windowed += 1
         borders = window_borders(len(sequence), window_bp)
@@ -705,6 +705,20 @@ def split_windows(
             else:
                 counts.windows += 1
                 yield Window(ordinal, name, start, stop, piece)
+
+
+def skip_record(
+    counts: RecordCounts,
+    reason: str,
+    on_skip: Callable[[int, str, int, str], None] | None,
+    ordinal: int,
+    name: str,
+    length: int,
+) -> None:
+    """Count a record that has no window, and tell of it; see :func:`split_windows`."""
+    counts.skipped[reason] = counts.skipped.get(reason, 0) + 1
+    if on_skip is not None:
+        on_skip(ordinal, name, length, reason)
 
 
 def _check_record(
@@ -738,7 +752,8 @@ def _lacks_acgt(sequence: str) -> bool:
     return not sequence.strip("N")
 
 
-def _is_duplicate(name: str, seen: set[int]) -> bool:
+def is_duplicate(name: str, seen: set[int]) -> bool:
+    """Whether a name was among the first so many that ``seen`` remembers; it is remembered too."""
     code = hash(name)
     if code in seen:
         return True

@@ -25,7 +25,7 @@ from wyrcli.metrics import balanced_accuracy
 from wyrcli.model.explainer import Explainer, select_masks
 from wyrcli.model.explanandum import BaseExplanandum
 from wyrcli.model.frames import average_frames
-from wyrcli.model.loss import LossOptions, area, explainer_loss, relax
+from wyrcli.model.loss import LossOptions, area, drop, explainer_loss, per_token_kept, relax
 from wyrcli.model.masking import get_operator
 from wyrcli.model.tokens import KmerTokenizer, TokenBatch, Tokenizer
 from wyrcli.runs import RunFolder, State
@@ -34,7 +34,6 @@ __all__ = [
     "classify_windows",
     "find_degenerate",
     "finetune",
-    "refine_explainer",
     "train_explainer",
     "validate",
     "weigh_classes",
@@ -203,6 +202,7 @@ def train_explainer(
     world: World,
     report: Report,
     *,
+    refine: bool = False,
     validation: Windows | None = None,
     run: RunFolder | None = None,
     state: State | None = None,
@@ -212,9 +212,15 @@ def train_explainer(
 
     Every step costs one plain forward pass of the Explanandum, and one forward and backward pass under
     m and under 1 - m.  The best weights are those with the lowest loss on (512 of) ``validation``.
+
+    With ``refine``, for k-mers, the Explainer learns the mean of its own masks over all reading frames
+    instead, and ``loss_options`` are not used.  What a token says of the bases at the edge of a motif, or
+    around a mutation, depends on where its frame cuts them; the mean over frames does not.  The teacher is
+    the Explainer as it is before.  Every step costs k plain forward passes.
     """
     explanandum.freeze()
-    task = _Explaining(explainer, explanandum, tokenizer, operator, loss_options, options, validation)
+    kind = _Refining if refine else _Explaining
+    task = kind(explainer, explanandum, tokenizer, operator, loss_options, options, validation)
     return fit(
         task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
     )
@@ -257,10 +263,14 @@ class _Explaining(Task):
         target, by_class = chosen.target, chosen.by_class
         if len(ranks) < by_class.shape[-1]:
             target, by_class = by_class[..., ranks[0]], by_class[..., list(ranks)]
-        mask = relax(target, self._loss.concrete_temperature, piece.noise)
+        mask = relax(target, self._loss.concrete_temperature, piece.noise[..., 0])
+        shown = drop(mask, self._loss.dropping, piece.noise[..., 1]) if self._loss.dropping else mask
         # One pass of twice the batch for m and 1 - m.
-        answers = explanandum(_twice(batch), torch.cat([mask, 1 - mask]), self._remove)
-        kept, removed = (explanandum.split(part) for part in answers.chunk(2))
+        answers = explanandum(_twice(batch), torch.cat([shown, 1 - mask]), self._remove)
+        answer, rest = answers.chunk(2)
+        if self._loss.normalised:
+            answer = per_token_kept(answer, explanandum.bias(), shown, batch.valid)
+        kept, removed = explanandum.split(answer), explanandum.split(rest)
         with torch.autocast(labels.device.type, enabled=False):
             terms = explainer_loss(
                 [kept[r] for r in ranks],
@@ -333,52 +343,13 @@ class _Explaining(Task):
         return {"kept": kept.mean(), "same_class": same[0], "inverse_same_class": same[1]}
 
 
-def refine_explainer(
-    explainer: Explainer,
-    explanandum: BaseExplanandum,
-    tokenizer: KmerTokenizer,
-    train: Windows,
-    operator: str,
-    loss_options: LossOptions,
-    options: TrainingOptions,
-    world: World,
-    report: Report,
-    *,
-    validation: Windows | None = None,
-    run: RunFolder | None = None,
-    state: State | None = None,
-    save_every_s: float = 300.0,
-) -> Result:
-    """Teach a trained Explainer the mean of its own masks over all reading frames.
-
-    What a token says of the bases at the edge of a motif, or around a mutation, depends on where its frame
-    cuts them; the mean over frames does not.  So the mean is the better mask, and the Explainer learns to
-    give it at once.  Every step costs k plain forward passes of the Explanandum, for k-mers.
-
-    Arguments as for :func:`train_explainer`.  The teacher is the Explainer as it is before.
-    """
-    explanandum.freeze()
-    task = _Refining(explainer, explanandum, tokenizer, operator, loss_options, options, validation)
-    return fit(
-        task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
-    )
-
-
 class _Refining(_Explaining):
-    def __init__(
-        self,
-        explainer: Explainer,
-        explanandum: BaseExplanandum,
-        tokenizer: KmerTokenizer,
-        operator: str,
-        loss: LossOptions,
-        options: TrainingOptions,
-        validation: Windows | None,
-    ) -> None:
-        super().__init__(explainer, explanandum, tokenizer, operator, loss, options, validation)
-        self.n_frames = tokenizer.k
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        assert isinstance(self._tokenizer, KmerTokenizer), "other tokens have no reading frames"
+        self.n_frames = self._tokenizer.k
         # It stays as it is: masks that follow themselves may end anywhere.
-        self._teacher = deepcopy(explainer).requires_grad_(False)
+        self._teacher = deepcopy(self._explainer).requires_grad_(False)
 
     def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
         explanandum, teacher = self._explanandum, self._teacher.eval()

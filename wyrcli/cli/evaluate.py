@@ -79,8 +79,9 @@ def evaluate(
     from wyrcli.alphabets import ALPHABETS
     from wyrcli.checkpoint import default_model, list_explainers, load_checkpoint, load_explainer
     from wyrcli.dataset import Dataset, read_windows
-    from wyrcli.errors import CheckpointError, InputError
+    from wyrcli.errors import CheckpointError
     from wyrcli.inference import choose_device, choose_precision
+    from wyrcli.starting import check_alphabet
 
     if not table:
         raise typer.BadParameter("say what to evaluate: --table")
@@ -95,10 +96,7 @@ def evaluate(
     ranks = checkpoint.taxonomy.ranks
     if data is not None:
         dataset = Dataset.open(data)
-        if dataset.alphabet != checkpoint.alphabet:
-            raise InputError(
-                f"its windows are {dataset.alphabet}; the model reads {checkpoint.alphabet}", path=str(data)
-            )
+        check_alphabet(checkpoint.tokenizer, dataset)
         windows = dataset.split_for(split, checkpoint.taxonomy)
     else:
         heldout = checkpoint.path / "heldout.parquet"

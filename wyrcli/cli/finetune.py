@@ -33,6 +33,8 @@ from wyrcli.cli.session import (
     Warmup,
     WeightDecay,
     check_figure,
+    conclude,
+    describe_work,
     open_session,
     was_finished,
     watch,
@@ -142,8 +144,7 @@ def finetune(
 
     from wyrcli import training
     from wyrcli.adapting import add_lora, freeze_layers, merge_lora
-    from wyrcli.checkpoint import parameter_count, save_checkpoint
-    from wyrcli.curves import draw_curves, read_metrics
+    from wyrcli.checkpoint import save_checkpoint
     from wyrcli.dataset import Dataset
     from wyrcli.distribution import join_world
     from wyrcli.engine import TrainingOptions
@@ -233,18 +234,11 @@ def finetune(
             add_lora(explanandum, lora)
         train, validation = data.split("train"), data.split("validation")
         total = options.total_steps(len(train))
-        trained = sum(p.numel() for p in explanandum.parameters() if p.requires_grad)
-        say(
-            f"{trained:,} of {parameter_count(explanandum):,} weights, {len(train):,} windows, "
-            f"{total:,} steps of {batch_size} on {where} in {options.precision}"
-            + (f", {world.size} processes" if world.size > 1 else ""),
-            quiet,
-        )
+        say(describe_work(explanandum, len(train), total, options, world), quiet)
         weights = None
         if class_weights is ClassWeights.balanced:
             weights = training.weigh_classes(train.labels, data.taxonomy.sizes)
-        first = 0 if session.state is None else session.state.step + 1
-        with watch(session.run, total, first_step=first, leads=world.leads, quiet=quiet) as report:
+        with watch(session, total, leads=world.leads, quiet=quiet) as report:
             result = training.finetune(
                 explanandum,
                 tokenizer,
@@ -273,11 +267,6 @@ def finetune(
         }
         if not world.leads:
             return
-        if result.scores:
-            say(
-                f"the weights are those after step {result.best_step:,}, the best on the validation split",
-                quiet,
-            )
         for split, values in scores.items():
             say(f"{split} balanced accuracy: " + ", ".join(f"{r} {v:.4f}" for r, v in values.items()), quiet)
         record = about | {
@@ -300,8 +289,4 @@ def finetune(
             dtype=torch.bfloat16 if half else torch.float32,
             held_out=examined["test"].sample(held_out, seed) if held_out else None,
         )
-        session.run.finish()
-        say(f"checkpoint in {output}, the training in {session.run.path}", quiet)
-        if figure is not None:
-            draw_curves(read_metrics(session.run.metrics), figure)
-            say(f"learning curve in {figure}", quiet)
+        conclude(f"checkpoint in {output}", session, result, figure, quiet=quiet)

@@ -47,6 +47,7 @@ class Preset(StrEnum):
     """Weights of the Explainer's loss; ``model.loss.PRESETS``."""
 
     balanced = "balanced"
+    compact = "compact"
     paper = "paper"
 
 

@@ -16,8 +16,10 @@ from wyrcli.cli.console import progress, say, warn
 from wyrcli.errors import WyrError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from wyrcli.distribution import World
-    from wyrcli.engine import Progress
+    from wyrcli.engine import Progress, Result, TrainingOptions
     from wyrcli.runs import RunFolder, State
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "Warmup",
     "WeightDecay",
     "check_figure",
+    "conclude",
+    "describe_work",
     "open_session",
     "was_finished",
     "watch",
@@ -136,14 +140,40 @@ def open_session(
     return Session(run, state, False)
 
 
+def describe_work(
+    network: nn.Module, n_windows: int, total: int, options: TrainingOptions, world: World
+) -> str:
+    """How much is trained on how much, where."""
+    from wyrcli.checkpoint import parameter_count
+
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return (
+        f"{trained:,} of {parameter_count(network):,} weights, {n_windows:,} windows, "
+        f"{total:,} steps of {options.batch_size} on {world.device} in {options.precision}"
+        + (f", {world.size} processes" if world.size > 1 else "")
+    )
+
+
+def conclude(what: str, session: Session, result: Result, figure: Path | None, *, quiet: bool) -> None:
+    """After the output is written: mark the training as finished, say so, draw the curve."""
+    from wyrcli.curves import draw_curves, read_metrics
+
+    session.run.finish()
+    if result.scores:
+        say(f"the weights are those after step {result.best_step:,}, the best on the validation split", quiet)
+    say(f"{what}, the training in {session.run.path}", quiet)
+    if figure is not None:
+        draw_curves(read_metrics(session.run.metrics), figure)
+        say(f"learning curve in {figure}", quiet)
+
+
 @contextmanager
-def watch(
-    run: RunFolder, total: int, *, first_step: int, leads: bool, quiet: bool
-) -> Iterator[Callable[[Progress], None]]:
+def watch(session: Session, total: int, *, leads: bool, quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """Tells how a training goes: a bar on a terminal, else some ten lines; to TensorBoard where installed."""
     from wyrcli.training import find_degenerate
 
-    board = _open_board(run.path, first_step) if leads else None
+    first_step = 0 if session.state is None else session.state.step + 1
+    board = _open_board(session.run.path, first_step) if leads else None
     told: set[str] = set()
     done, lines = 0, 0
 

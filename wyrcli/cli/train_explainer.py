@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -34,6 +34,8 @@ from wyrcli.cli.session import (
     ValidateEvery,
     Warmup,
     check_figure,
+    conclude,
+    describe_work,
     open_session,
     was_finished,
     watch,
@@ -71,6 +73,17 @@ def train_explainer(
     ] = None,
     concrete_temperature: Annotated[
         float | None, typer.Option(min=0, help="Binary concrete noise on m in training; 0 = none.")
+    ] = None,
+    normalised: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalised/--not-normalised",
+            help="Read the masked answer as if the mean were over the kept tokens alone.",
+        ),
+    ] = None,
+    dropping: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.99, help="Hide up to this share of the kept tokens as well, at random."),
     ] = None,
     target_labels: Annotated[
         str | None, typer.Option("--target-labels", help="true or predicted classes choose the mask.")
@@ -133,7 +146,8 @@ def train_explainer(
 ) -> None:
     """Train an Explainer for a frozen classifier; it is stored beside the classifier, in MODEL/explainers.
 
-    The loss has the paper's four terms.  The preset 'paper' is as printed there, 'balanced' is ours; any
+    The loss has the paper's four terms.  The preset 'paper' is as printed there; 'balanced' is ours, and
+    'compact', for classifiers with mean pooling, keeps less than half as much; any
     weight can be replaced.  The weights with the lowest loss on the validation split are kept.
 
     Beside the Explainer, a folder that ends in .run holds the state of the training and its metrics; --resume
@@ -149,10 +163,8 @@ def train_explainer(
         list_explainers,
         load_checkpoint,
         load_explainer,
-        parameter_count,
         save_explainer,
     )
-    from wyrcli.curves import draw_curves, read_metrics
     from wyrcli.dataset import Dataset
     from wyrcli.distribution import join_world
     from wyrcli.engine import TrainingOptions
@@ -184,6 +196,8 @@ def train_explainer(
         "classification_temperature": classification_temperature,
         "single_rank": single_rank,
         "concrete_temperature": concrete_temperature,
+        "normalised": normalised,
+        "dropping": dropping,
         "target_labels": target_labels,
         "entropy_divisor": entropy_divisor,
     }
@@ -195,6 +209,10 @@ def train_explainer(
         loss = replace(PRESETS[preset], **{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if loss.normalised and (explanandum.architecture == "transformers" or explanandum.pooling != "mean"):
+        raise typer.BadParameter(
+            "a normalised loss is for mean pooling; this classifier reads other tokens: --not-normalised"
+        )
     set_threads(threads)
     name = explainer_name(explainer, operator)
     output = model / "explainers" / name
@@ -265,16 +283,9 @@ def train_explainer(
                 )
             compose_embeddings(network.embedding, tokenizer.kmers(), seed)
         total = options.total_steps(len(train))
-        say(
-            f"{name}: {parameter_count(network):,} weights, {len(train):,} windows, "
-            f"{total:,} steps of {batch_size} on {where} in {options.precision}"
-            + (f", {world.size} processes" if world.size > 1 else ""),
-            quiet,
-        )
-        first = 0 if session.state is None else session.state.step + 1
-        with watch(session.run, total, first_step=first, leads=world.leads, quiet=quiet) as report:
-            train_it: Any = training.refine_explainer if refine else training.train_explainer
-            result = train_it(
+        say(f"{name}: {describe_work(network, len(train), total, options, world)}", quiet)
+        with watch(session, total, leads=world.leads, quiet=quiet) as report:
+            result = training.train_explainer(
                 network,
                 explanandum,
                 tokenizer,
@@ -284,6 +295,7 @@ def train_explainer(
                 options,
                 world,
                 report,
+                refine=refine,
                 validation=dataset.split_for("validation", checkpoint.taxonomy),
                 run=session.run,
                 state=session.state,
@@ -291,11 +303,6 @@ def train_explainer(
             )
         if not world.leads:
             return
-        if result.scores:
-            say(
-                f"the weights are those after step {result.best_step:,}, the best on the validation split",
-                quiet,
-            )
         record = about | {
             "dataset": dataset.info,
             "last": result.last,
@@ -313,8 +320,4 @@ def train_explainer(
             dtype=torch.bfloat16 if half else torch.float32,
             force=force or extend,
         )
-        session.run.finish()
-        say(f"Explainer in {path}, the training in {session.run.path}", quiet)
-        if figure is not None:
-            draw_curves(read_metrics(session.run.metrics), figure)
-            say(f"learning curve in {figure}", quiet)
+        conclude(f"Explainer in {path}", session, result, figure, quiet=quiet)

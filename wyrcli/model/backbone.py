@@ -148,10 +148,13 @@ class _SelfAttention(nn.Module):
             q, k = _rotate(q, *rotary), _rotate(k, *rotary)
         if key_bias is not None:
             key_bias = key_bias.to(q.dtype)
-        if key_bias is not None and key_bias.requires_grad and x.device.type == "cpu":
-            # No fused CPU kernel has a gradient for the bias, and torch's fallback converts the whole
-            # (L, L) bias back and forth: the plain formula is over four times as fast there.
-            shares = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + key_bias).softmax(-1)
+        learns = torch.is_grad_enabled() and q.requires_grad
+        slow = q.dtype == torch.bfloat16 or (key_bias is not None and key_bias.requires_grad)
+        if x.device.type == "cpu" and learns and slow:
+            # No fused CPU kernel has a gradient for the bias, and that for bf16 is slower backwards than
+            # this plain formula.  The queries are scaled, which are smaller than the scores.
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            shares = (scores if key_bias is None else scores + key_bias).softmax(-1)
             out: Tensor = shares.to(v.dtype) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
@@ -170,6 +173,12 @@ class _Dense(nn.Module):
         return out
 
 
+def _narrow(x: Tensor) -> Tensor:
+    """To autocast's number format once, before each of several products does it for itself."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 class _Attention(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -178,7 +187,7 @@ class _Attention(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, key_bias: Tensor | None) -> Tensor:
-        out: Tensor = x + self.output(self.self(self.LayerNorm(x), rotary, key_bias))
+        out: Tensor = x + self.output(self.self(_narrow(self.LayerNorm(x)), rotary, key_bias))
         return out
 
 
@@ -195,14 +204,21 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, key_bias: Tensor | None) -> Tensor:
         x = self.attention(x, rotary, key_bias)
-        inner: Tensor = self.intermediate(self.LayerNorm(x))
+        normed = _narrow(self.LayerNorm(x))
         if self.gated:
-            gate, value = inner.chunk(2, dim=-1)
+            gate, value = self._gate_and_value(normed)
             inner = F.silu(gate) * value
         else:
-            inner = F.gelu(inner)
+            inner = F.gelu(self.intermediate(normed))
         out: Tensor = x + self.output(inner)
         return out
+
+    def _gate_and_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # Two products, because halves of one would have their gradients copied together again.
+        dense = self.intermediate.dense
+        biases = (None, None) if dense.bias is None else dense.bias.chunk(2)
+        gate, value = (F.linear(x, w, bias) for w, bias in zip(dense.weight.chunk(2), biases, strict=True))
+        return gate, value
 
 
 class _Encoder(nn.Module):
@@ -349,7 +365,7 @@ def load_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def _rotary_tables(length: int, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin (L, d), in the dtype and on the device of ``like``.
+    """cos, and sin with its signs (:func:`_rotate`), (L, d), in the dtype and on the device of ``like``.
 
     The frequencies are float32 as in the checkpoints, and the angles float32 at least: bf16 cannot
     tell position 1,000 from 1,003.  Nothing is cached: tables made under inference_mode would break a
@@ -358,13 +374,14 @@ def _rotary_tables(length: int, size: int, like: Tensor) -> tuple[Tensor, Tensor
     wide = torch.promote_types(like.dtype, torch.float32)
     frequencies = 1.0 / 10000 ** (torch.arange(0, size, 2, device=like.device).float() / size)
     angles = torch.outer(torch.arange(length, device=like.device, dtype=wide), frequencies.to(wide))
-    angles = torch.cat([angles, angles], dim=-1)  # (L, d)
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    cos, sin = angles.cos(), angles.sin()
+    tables = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+    return tables[0].to(like.dtype), tables[1].to(like.dtype)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos.to(x.dtype)) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
+    """x cos + (-second half, first half) sin; the sign is in ``sin``, so that nothing need be cut and joined."""
+    return x * cos.to(x.dtype) + x.roll(x.shape[-1] // 2, -1) * sin.to(x.dtype)
 
 
 def _combine_bias(attention: Tensor | None, key_bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:

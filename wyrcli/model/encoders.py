@@ -309,13 +309,7 @@ def read_encoder(
     """
     config = read_encoder_config(directory)
     shape: Any = config
-    tokenizer = read_tokenizer(
-        directory,
-        shape.model_type,
-        pad_id=shape.pad_token_id or 0,
-        vocab_size=shape.vocab_size,
-        max_tokens=_max_tokens(shape),
-    )
+    tokenizer = _tokenizer_for(shape, directory)
     try:
         network = _build(config, initialise=False)
     # What does not make a network is found at many places, down to torch.
@@ -344,13 +338,7 @@ def start_encoder(directory: Path, sizes: Sequence[int]) -> tuple[EncoderExplana
     """
     shape: Any = _read_shape(directory)
     shape.num_labels = sum(sizes)
-    tokenizer = read_tokenizer(
-        directory,
-        shape.model_type,
-        pad_id=shape.pad_token_id or 0,
-        vocab_size=shape.vocab_size,
-        max_tokens=_max_tokens(shape),
-    )
+    tokenizer = _tokenizer_for(shape, directory)
     network = _build(shape, initialise=True)
     prefix = f"{network.base_model_prefix}."
     tensors = load_tensors(directory)
@@ -369,6 +357,16 @@ def start_encoder(directory: Path, sizes: Sequence[int]) -> tuple[EncoderExplana
     load_strict(network, own | found, str(directory))
     empty = tokenizer.batch([""]).ids[0].tolist()
     return EncoderExplanandum(network, sizes, empty), tokenizer
+
+
+def _tokenizer_for(config: Any, directory: Path) -> Tokenizer:
+    return read_tokenizer(
+        directory,
+        config.model_type,
+        pad_id=config.pad_token_id or 0,
+        vocab_size=config.vocab_size,
+        max_tokens=_max_tokens(config),
+    )
 
 
 def _max_tokens(config: Any) -> int:

@@ -29,8 +29,11 @@ __all__ = [
     "LossTerms",
     "area",
     "bounds",
+    "drop",
     "explainer_loss",
     "negative_entropy",
+    "per_token_kept",
+    "relax",
 ]
 
 
@@ -53,6 +56,10 @@ class LossOptions:
         the mask of a single rank shows is left to chance.
     concrete_temperature: temperature of the binary concrete relaxation of m in training, so that the
         soft complement cannot carry what rounding would remove; 0 is the plain sigmoid.
+    normalised: L_c reads the answer as if its pooling divided by the tokens kept instead of by all, so
+        that a token gains by what it says alone.  For mean pooling and linear heads.
+    dropping: L_c hides some of the kept tokens as well, of each window a random share of at most this.
+        So every copy of what matters is kept, and not the first that is enough.
     """
 
     classification: float = 1.0
@@ -68,6 +75,8 @@ class LossOptions:
     classification_temperature: float = 1.0
     single_rank: float = 0.0
     concrete_temperature: float = 0.0
+    normalised: bool = False
+    dropping: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_area < self.max_area <= 1:
@@ -80,6 +89,8 @@ class LossOptions:
             raise ValueError("concrete_temperature must not be negative")
         if self.classification_temperature <= 0:
             raise ValueError("classification_temperature must be positive")
+        if not 0 <= self.dropping < 1:
+            raise ValueError(f"dropping {self.dropping}; expected a share of at least 0 and below 1")
 
 
 SHARP = 0.1
@@ -107,6 +118,9 @@ PRESETS: dict[str, LossOptions] = {
         concrete_temperature=0.5,
     ),
 }
+PRESETS["compact"] = replace(
+    PRESETS["balanced"], entropy=0.3, target_area=1.0, total_variation=2.0, normalised=True, dropping=0.7
+)
 
 
 class LossTerms(NamedTuple):
@@ -212,3 +226,19 @@ def relax(mask_logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
         return mask_logits.sigmoid()
     u = uniform.clamp(1e-6, 1 - 1e-6)
     return ((mask_logits + u.log() - (1 - u).log()) / temperature).sigmoid()
+
+
+def drop(mask: Tensor, most: float, uniform: Tensor) -> Tensor:
+    """A mask (B, L) without a random share of its tokens, of each window another share from 0 to ``most``.
+
+    ``uniform`` in (0, 1), (B, L): the first token's draw sets the share, so that it is never dropped itself.
+    """
+    return mask * (uniform >= most * uniform[:, :1])
+
+
+def per_token_kept(logits: Tensor, bias: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+    """Logits (B, C) as if the mean pooling had divided by the tokens kept, and not by all that are valid.
+
+    ``bias`` (C,): the answer to nothing.  At most twentyfold: of next to nothing, noise would be made large.
+    """
+    return bias + (logits - bias) / area(mask, valid).clamp_min(0.05)[:, None]
