@@ -15,13 +15,18 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from toy import TAXONOMY, TOKENIZER, explanandum, labelled
+from toy import explainer as toy_explainer
 
 from wyrcli import __version__
-from wyrcli.checkpoint import default_model
+from wyrcli.checkpoint import default_model, save_checkpoint, save_explainer
 from wyrcli.cli import main
+from wyrcli.dataset import LabelledWindows, _Places
 from wyrcli.runs import RunFolder, State
 from wyrcli.writers import BED_COLUMNS
 
@@ -417,16 +422,72 @@ def test_evaluate_table(run: Run, tmp_path: Path) -> None:
     tsv = tmp_path / "table.tsv"
     code, out, _ = run("evaluate", "--table", "--limit", "96", "--tsv", tsv, "--json", tmp_path / "e.json")
     assert code == 0
-    header, *rows = (line.split("\t") for line in tsv.read_text().splitlines())
-    assert header == ["condition", "rank", "balanced_accuracy", "tokens_kept"]
-    assert len(rows) == 21
-    table = {(condition, rank): (float(a), float(kept)) for condition, rank, a, kept in rows}
-    assert table["unmasked", "superkingdom"][0] > 0.95
-    assert table["rounded masks", "superkingdom"][0] > 0.9
-    assert table["inverted rounded masks", "superkingdom"][0] < 0.5
-    assert table["rounded masks", "genus"][1] < 0.3
-    assert "operator gate" in out and "operator scale" in out
+    table = pd.read_csv(tsv, sep="\t")
+    groups = ["state-gate (operator gate)", "state-scale (operator scale)"]
+    assert list(table["group"].unique()[:2]) == groups and len(table) == 21
+    own = table[table["group"] == groups[0]].set_index("condition")
+    assert own.loc["unmasked", "superkingdom"] > 0.95
+    assert own.loc["rounded masks", "superkingdom"] > 0.9
+    assert own.loc["inverted rounded masks", "superkingdom"] < 0.5
+    assert own.loc["rounded masks", "tokens_kept"] < 0.3
+    assert (own["genus_low"] <= own["genus"]).all() and (own["genus"] <= own["genus_high"]).all()
+    assert all(group in out for group in groups)
     assert json.loads((tmp_path / "e.json").read_text())["evaluations"][0]["operator"] == "gate"
+
+
+def test_evaluate_in_full(run: Run, tmp_path: Path) -> None:
+    """Every output is written; what was kept is found again; a check that fails is an error if so wished."""
+    model, parts = tmp_path / "toy", tmp_path / "parts"
+    windows = labelled(40)
+    save_checkpoint(
+        model, explanandum(), TOKENIZER, TAXONOMY, window_bp=24, training={},
+        held_out=LabelledWindows(
+            windows.sequences, windows.labels.astype(np.int32),
+            lambda: _Places(windows.names, windows.starts, windows.starts + 24, windows.names),
+        ),
+    )  # fmt: skip
+    ones = toy_explainer("state")
+    ones.head.bias.data.fill_(50.0)
+    save_explainer(model, ones, "gate", training={"seconds": 3.0})
+    files = {form: tmp_path / f"out.{form}" for form in ("tsv", "json", "markdown", "latex", "html")}
+    outputs = [part for form, path in files.items() for part in (f"--{form}", path)]
+    command = [
+        "evaluate",
+        "--full",
+        "--model",
+        model,
+        "--peers",
+        "random,occlusion",
+        "--peer-reads",
+        "6",
+        "--keep",
+        parts,
+    ]
+    code, out, err = run(*command, *outputs)
+    assert code == 0, err
+    for title in (
+        "Balanced accuracy by rank",
+        "Methods on the same model",
+        "What explanations cost",
+        "Audit",
+    ):
+        assert title in out
+    content = json.loads(files["json"].read_text())
+    verdicts = {check["name"]: check["verdict"] for check in content["audits"]["state-gate"]}
+    assert verdicts["empty or full masks"] == "fail"
+    assert [
+        table["key"] for table in content["tables"]
+    ] == "conditions masks methods shares cost classes audit".split()
+    assert "# Audit" in files["tsv"].read_text() and "toprule" in files["latex"].read_text()
+    page = files["html"].read_text()
+    assert page.startswith("<!DOCTYPE html>") and "http://" not in page.replace("http://www.w3.org", "")
+    kept = sorted(path.name for path in parts.iterdir())
+    code, out, err = run(*command, "--strict")
+    assert code == 1 and "of the audit failed: " in err and "empty or full masks" in err and "Audit" in out
+    assert sorted(path.name for path in parts.iterdir()) == kept
+    for wrong in (["--peers", "lima"], ["--removal", "delete"]):
+        code, out, err = run("evaluate", "--full", "--model", model, *wrong)
+        assert code == 2 and wrong[1] in err and not out
 
 
 def test_evaluate_other_data_with_a_truth(run: Run, simulated: Path, tmp_path: Path) -> None:

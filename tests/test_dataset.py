@@ -115,7 +115,7 @@ def test_round_trip(dataset: Path) -> None:
 
 def test_pandas_opens_it(dataset: Path) -> None:
     table = pd.read_parquet(dataset / "train.parquet")
-    columns = "name start stop file group taxid gc sequence phylum genus".split()
+    columns = "name start stop group file taxid gc sequence phylum genus".split()
     assert table.columns.tolist() == columns
     assert table["genus"].tolist() == ["G1", "G2", "G3"]
     assert table["file"].tolist() == ["b.fa", "b.fa", "a.fa"]

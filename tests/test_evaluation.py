@@ -33,6 +33,7 @@ from wyrcli.evaluation import (
     evaluate,
     read_truth,
 )
+from wyrcli.examination import Subject
 from wyrcli.model.explainer import Explainer
 from wyrcli.model.masking import OPERATORS
 
@@ -49,16 +50,8 @@ def run(
     device: torch.device = CPU,
 ) -> Evaluation:
     """Evaluate an Explainer of the toy classifier."""
-    return evaluate(
-        explanandum().to(device),
-        model.to(device),
-        operator,
-        TOKENIZER,
-        windows,
-        device=device,
-        batch_size=batch_size,
-        truth=truth,
-    )
+    subject = Subject(explanandum().to(device), TOKENIZER, device, batch_size)
+    return evaluate(subject, model.to(device), operator, windows, truth=truth)
 
 
 def test_names_of_the_conditions() -> None:
@@ -155,7 +148,7 @@ def test_classify_chunks_by_loop() -> None:
     """Mean of the probabilities of each window's pieces; without a piece, the biases."""
     model = explanandum()
     pieces = [["ACGT", "T"], [], ["GGNCAAC"], ["A"] * 5 + ["GATTACA"]]
-    found = classify_chunks(model, TOKENIZER, pieces, CPU, 2)
+    found = classify_chunks(Subject(model, TOKENIZER, CPU, 2), pieces)
     for own, row in zip(pieces, found.tolist(), strict=True):
         for r, rank in enumerate(model.heads):
             if own:

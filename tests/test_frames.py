@@ -9,7 +9,7 @@ from toy import MIXED, TOKENIZER, explainer, explanandum, labelled
 
 from wyrcli.distribution import World
 from wyrcli.engine import Progress, TrainingOptions
-from wyrcli.model.frames import average_frames, token_of_base
+from wyrcli.model.frames import average_frames, match_area, token_of_base
 from wyrcli.model.loss import PRESETS
 from wyrcli.training import train_explainer
 
@@ -59,6 +59,22 @@ def test_average_base_by_base() -> None:
         for token, (start, stop) in enumerate(batches[0].spans[i].tolist()):
             if stop > start:
                 assert float(tokens[i, token, 0]) == pytest.approx(np.mean(values[start:stop]), abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_match_area(share: float) -> None:
+    """As many tokens of each window and rank as asked for are above one half, and they are the highest."""
+    generator = torch.Generator().manual_seed(3)
+    masks = torch.rand(4, 30, 2, generator=generator)
+    valid = torch.arange(30) < torch.tensor([[30], [17], [1], [0]])
+    moved = match_area(masks, torch.full((4, 2), share), valid)
+    for i, n in enumerate(valid.sum(-1).tolist()):
+        for r in range(2):
+            own, before = moved[i, :n, r], masks[i, :n, r]
+            assert int((own > 0.5).sum()) == round(share * n)
+            assert torch.equal(own.argsort(), before.argsort())
+            if 0 < round(share * n) < n:
+                assert before[own > 0.5].min() > before[own <= 0.5].max()
 
 
 def test_refining_comes_closer_to_the_mean(device: torch.device) -> None:

@@ -25,6 +25,7 @@ from wyrcli.checkpoint import load_checkpoint, load_explainer, save_explainer
 from wyrcli.cli import main
 from wyrcli.errors import CheckpointError, InputError
 from wyrcli.evaluation import CONDITIONS, evaluate
+from wyrcli.examination import Subject
 from wyrcli.inference import new_counts, read_windows
 from wyrcli.model.explainer import build_explainer
 from wyrcli.model.tokens import KmerTokenizer
@@ -493,13 +494,10 @@ def test_evaluate(tmp_path: Path, kind: str) -> None:
     names, starts = [f"d{i}" for i in range(len(texts))], np.zeros(len(texts), dtype=np.int64)
     results = [
         evaluate(
-            checkpoint.explanandum,
+            Subject(checkpoint.explanandum, checkpoint.tokenizer, CPU, size),
             trained.explainer,
             "gate",
-            checkpoint.tokenizer,
             Labelled(texts, labels, names, starts),
-            device=CPU,
-            batch_size=size,
         )
         for size in (2, 64)
     ]

@@ -121,6 +121,11 @@ class Labelled:
     names: Sequence[str] = ()
     starts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
+    @property
+    def groups(self) -> Sequence[str]:
+        """Each record is on its own."""
+        return self.names
+
     def __len__(self) -> int:
         return len(self.sequences)
 

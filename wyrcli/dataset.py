@@ -71,8 +71,9 @@ _ARRAYS = ("bases.npy", "gaps.npy", "bytes.npy", "offsets.npy", "lengths.npy", "
 FILES = ("dataset.json", "taxonomy.json", *(f"{s}.{end}" for s in SPLITS for end in ("parquet", *_ARRAYS)))
 """All that may lie in a dataset."""
 
-_PLACES = {"name": "large_string", "start": "int64", "stop": "int64"}  # columns and their Arrow types
-_OTHER_COLUMNS = ("file", "group", "taxid", "gc", "sequence")
+# Columns and their Arrow types.
+_PLACES = {"name": "large_string", "start": "int64", "stop": "int64", "group": "large_string"}
+_OTHER_COLUMNS = ("file", "taxid", "gc", "sequence")
 _PART_BP = 8_000_000  # of a Parquet file: what is compressed, and later read, at once
 
 
@@ -124,6 +125,7 @@ class _Places(NamedTuple):
     names: Sequence[str]
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
+    groups: Sequence[str]
 
 
 class LabelledWindows:
@@ -163,14 +165,23 @@ class LabelledWindows:
         """int64 (N,), bp (residues, characters) on the record."""
         return self._places.stops
 
+    @property
+    def groups(self) -> Sequence[str]:
+        """Genome, or else record, that each window is of: windows of one group are not independent."""
+        return self._places.groups
+
     def sample(self, n: int, seed: int = 0) -> LabelledWindows:
         """``n`` windows drawn at random, in their old order; all if there are not more."""
         if n >= len(self):
             return self
-        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:n])
+        return self.select(np.sort(np.random.default_rng(seed).permutation(len(self))[:n]))
+
+    def select(self, rows: NDArray[np.int64]) -> LabelledWindows:
+        """The windows of these numbers, in this order."""
 
         def load_places() -> _Places:
-            return _Places(_Selection(self.names, rows), self.starts[rows], self.stops[rows])
+            groups = _Selection(self.groups, rows)
+            return _Places(_Selection(self.names, rows), self.starts[rows], self.stops[rows], groups)
 
         return LabelledWindows(_Selection(self.sequences, rows), self.labels[rows], load_places)
 
@@ -313,6 +324,7 @@ def write_windows(path: Path, windows: LabelledWindows, taxonomy: Taxonomy) -> N
         "name": pa.array(list(windows.names), pa.large_string()),
         "start": pa.array(windows.starts),
         "stop": pa.array(windows.stops),
+        "group": pa.array(list(windows.groups), pa.large_string()),
         "sequence": pa.array(list(windows.sequences), pa.large_string()),
     }
     for r, (rank, taxa) in enumerate(zip(taxonomy.ranks, taxonomy.taxa, strict=True)):
@@ -325,7 +337,8 @@ def _read_places(path: Path) -> _Places:
 
 
 def _places(table: pa.Table) -> _Places:
-    return _Places(_string_column(table["name"]), table["start"].to_numpy(), table["stop"].to_numpy())
+    names, groups = _string_column(table["name"]), _string_column(table["group"])
+    return _Places(names, table["start"].to_numpy(), table["stop"].to_numpy(), groups)
 
 
 def _read_columns(path: Path, types: Mapping[str, str]) -> pa.Table:
@@ -427,8 +440,8 @@ class DatasetWriter:
     """Takes the windows of a new dataset; made by :meth:`create`.
 
     The columns of the Parquet files: name (of the record), start, stop (0-based, half-open, bp on the
-    record), file (input), group (windows of one group are on one side of the split, where the method of
-    splitting says so), taxid, gc (share; not of proteins and texts), sequence, and one per rank, called like
+    record), group (windows of one group are on one side of the split, where the method of splitting says
+    so), file (input), taxid, gc (share; not of proteins and texts), sequence, and one per rank, called like
     the rank, with the name of the taxon.
 
     ``info`` goes into dataset.json beside what the writer itself knows, and may be added to until the
@@ -458,7 +471,7 @@ class DatasetWriter:
         repeating = pa.dictionary(pa.int32(), pa.string())
         self._schema = pa.schema(
             [(name, pa.type_for_alias(alias)) for name, alias in _PLACES.items()]
-            + [("file", repeating), ("group", pa.large_string()), ("taxid", pa.int64())]
+            + [("file", repeating), ("taxid", pa.int64())]
             + ([("gc", pa.float32())] if alphabet == "dna" else [])
             + [("sequence", pa.large_string()), *((rank, repeating) for rank in taxonomy.ranks)]
         )

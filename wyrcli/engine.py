@@ -90,13 +90,15 @@ class Result(NamedTuple):
     """What came out.
 
     ``last``: values of the last report.  ``steps``: done.  ``best_step`` and ``scores``: of the weights that
-    the module holds now; scores are empty where nothing was validated.
+    the module holds now; scores are empty where nothing was validated.  ``seconds``: of training, validation
+    and pauses for saving included, times before a resume too.
     """
 
     last: dict[str, float]
     steps: int
     best_step: int
     scores: dict[str, float]
+    seconds: float
 
 
 class Task(nn.Module):
@@ -168,6 +170,7 @@ def fit(
         with closing(prefetch(_pinned(pieces, world.device), _AHEAD)) as ahead, _signals() as told:
             meter = _Meter(world, course.meter)
             saved = time.monotonic()
+            begun = saved - course.seconds
             task.train()
             for step_pieces in ahead:
                 trainer.step(step_pieces, meter, course.done)
@@ -186,6 +189,7 @@ def fit(
                 if world.size == 1 or done % _AGREE_EVERY == 0 or at_end:
                     stop = world.any(bool(told)) or at_end
                     save = world.any(world.leads and time.monotonic() - saved >= save_every_s) or stop
+                course.seconds = time.monotonic() - begun
                 if run is not None and save:
                     course.meter = meter.facts(done)
                     if world.leads:
@@ -209,7 +213,8 @@ def fit(
     elif course.best_weights is not None:
         task.trained.load_state_dict(course.best_weights)
     task.eval()
-    return Result(course.last, course.done, course.best_step or course.done, course.scores)
+    best_step = course.best_step or course.done
+    return Result(course.last, course.done, best_step, course.scores, course.seconds)
 
 
 def _check_shared(world: World, step: int) -> None:
@@ -230,13 +235,14 @@ class _Course:
     best: tuple[float, float] = _WORST  # the metric, and of equal ones the loss; higher is better
     stale: int = 0  # validations without a better score
     stopped: bool = False
+    seconds: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
     meter: dict[str, Any] = field(default_factory=dict)  # what was measured since the last report
     best_weights: dict[str, Tensor] | None = None  # only where no folder keeps them
 
     def facts(self) -> dict[str, Any]:
-        names = ("best_step", "stale", "stopped", "scores", "last", "meter")
+        names = ("best_step", "stale", "stopped", "seconds", "scores", "last", "meter")
         best = self.best if self.best_step else ()
         return {name: getattr(self, name) for name in names} | {"best": best}
 

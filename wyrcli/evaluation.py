@@ -3,29 +3,44 @@
 Seven conditions by rank, each scored by balanced accuracy against the true labels.  The masks are those
 of the **predicted** classes, because a deployed Explainer knows no others.  With a planted truth, also
 how well the mask finds the planted bases, and whether decoys fool it.
+
+Beside the paper's conditions there can be *controls*, masks that know nothing of what they mask
+(:mod:`wyrcli.controls`), and the *oracle*, masks of the true classes, which the paper's own table shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from wyrcli.controls import CONTROLS
 from wyrcli.errors import InputError
+from wyrcli.examination import EvaluatedWindows, Examined, Floats, Subject, examine
 from wyrcli.explanation import find_runs
-from wyrcli.metrics import average_precision, balanced_accuracy
+from wyrcli.metrics import average_precision, balanced_accuracy, interval, weighted_balanced_accuracy
 from wyrcli.model.explainer import Explainer
-from wyrcli.model.explanandum import BaseExplanandum
-from wyrcli.model.masking import get_operator
-from wyrcli.model.tokens import Tokenizer
 
-__all__ = ["CONDITIONS", "Evaluation", "Truth", "evaluate", "read_truth"]
+__all__ = [
+    "CONDITIONS",
+    "ORACLE",
+    "PUBLISHED",
+    "Evaluation",
+    "Localisation",
+    "Truth",
+    "classify_chunks",
+    "count_passes",
+    "covered",
+    "cut_chunks",
+    "evaluate",
+    "locate",
+    "read_truth",
+]
 
 CONDITIONS = (
     "unmasked",
@@ -38,19 +53,19 @@ CONDITIONS = (
 )
 """The rows of Table 1, in the paper's order."""
 
+ORACLE = ("oracle masks", "oracle rounded masks", "oracle inverted rounded masks")
+"""The same with the masks of the true classes."""
 
-class EvaluatedWindows(Protocol):
-    """Labelled windows with their names and places, as ``dataset.LabelledWindows`` gives them."""
-
-    @property
-    def labels(self) -> NDArray[np.integer[Any]]: ...
-    @property
-    def sequences(self) -> Sequence[str]: ...
-    @property
-    def names(self) -> Sequence[str]: ...
-    @property
-    def starts(self) -> NDArray[np.int64]: ...
-    def __len__(self) -> int: ...
+PUBLISHED = {
+    "unmasked": (0.9905, 0.9739, 0.7167),
+    "masks": (0.9839, 0.9551, 0.6988),
+    "inverted masks": (0.4670, 0.2821, 0.0571),
+    "rounded masks": (0.7642, 0.5260, 0.4086),
+    "inverted rounded masks": (0.4485, 0.2620, 0.0492),
+    "relevant chunks": (0.6998, 0.4992, 0.3632),
+    "not-relevant chunks": (0.4713, 0.3168, 0.0958),
+}
+"""The paper's Table 1: superkingdom, phylum, genus; masks of the true classes, operator ``scale``."""
 
 
 @dataclass
@@ -75,97 +90,123 @@ class Localisation(NamedTuple):
     background_called: float
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores of one Explainer with one operator on one set of windows.
+    """What one Explainer with one operator makes of N windows.
 
-    ``accuracy[condition]``: balanced accuracy per rank;  ``tokens_kept[condition]``: mean over windows of
-    the mean mask value (share of valid tokens) that the condition leaves.
+    ``predicted[condition]``: (N, R), the class of each rank;  ``kept[condition]``: (N,), the mean mask value
+    (share of valid tokens) that the condition leaves.
     """
 
     explainer: str
     operator: str
-    n_windows: int
-    accuracy: dict[str, list[float]]
-    tokens_kept: dict[str, float]
+    examined: Examined
+    predicted: dict[str, NDArray[np.int64]]
+    kept: dict[str, NDArray[np.float64]]
     localisation: Localisation | None = None
+
+    @property
+    def n_windows(self) -> int:
+        """N."""
+        return len(self.examined)
+
+    @cached_property
+    def accuracy(self) -> dict[str, list[float]]:
+        """Balanced accuracy per rank of each condition."""
+        labels = self.examined.labels
+        return {
+            name: [balanced_accuracy(labels[:, r], found[:, r]) for r in range(labels.shape[1])]
+            for name, found in self.predicted.items()
+        }
+
+    @cached_property
+    def tokens_kept(self) -> dict[str, float]:
+        """Mean over windows of what each condition leaves."""
+        return {name: float(shares.mean()) for name, shares in self.kept.items()}
+
+    def intervals(self, weights: NDArray[np.float32]) -> dict[str, list[tuple[float, float]]]:
+        """95 % intervals of :attr:`accuracy`; ``weights`` (draws, N), see ``metrics.draw_weights``."""
+        labels = self.examined.labels
+        return {
+            name: [
+                interval(weighted_balanced_accuracy(labels[:, r], found[:, r], weights))
+                for r in range(labels.shape[1])
+            ]
+            for name, found in self.predicted.items()
+        }
+
+
+def count_passes(*, controls: bool, oracle: bool) -> int:
+    """How often :func:`evaluate` asks of each window: what ``on_batch`` adds up to, per window."""
+    return len(CONDITIONS) + len(CONTROLS) * controls + (1 + len(ORACLE)) * oracle
 
 
 def evaluate(
-    explanandum: BaseExplanandum,
+    subject: Subject,
     explainer: Explainer,
     operator: str,
-    tokenizer: Tokenizer,
     windows: EvaluatedWindows,
     *,
-    device: torch.device,
-    batch_size: int = 64,
     truth: Truth | None = None,
-    threshold: float = 0.5,
+    controls: bool = False,
+    oracle: bool = False,
     explainer_name: str = "",
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Score the seven conditions (paper, section 3.4), and the localisation where there is a truth.
 
-    The paper leaves open, and here is decided: a mask value of exactly ``threshold`` rounds to 0; chunks
-    are cut out as sequences of their own, classified one by one, and their probabilities averaged per
-    rank; a window without any such chunk gets the classifier's answer to nothing at all (its bias).
+    The paper leaves open, and here is decided: a mask value of exactly one half rounds to 0; chunks are cut
+    out as sequences of their own, classified one by one, and their probabilities averaged per rank; a
+    window without any such chunk gets the classifier's answer to nothing at all (its bias).
+
+    Controls keep as many tokens as the rounded masks; they are conditions called "control: NAME".
     """
     if len(windows) == 0:
         raise InputError("there is no window to evaluate")
-    remove = get_operator(operator)
-    predicted: dict[str, list[NDArray[np.int64]]] = {name: [] for name in CONDITIONS}
-    kept: dict[str, list[NDArray[np.float64]]] = {name: [] for name in CONDITIONS}
-    tally = _Tally() if truth is not None else None
-    with torch.inference_mode():
-        for first in range(0, len(windows), batch_size):
-            rows = range(first, min(first + batch_size, len(windows)))
-            sequences = [windows.sequences[i] for i in rows]
-            cpu_batch = tokenizer.batch(sequences)
-            batch = cpu_batch.to(device)
-            logits, states = explanandum.classify(batch)
-            classes = explanandum.predict(logits)[0]
-            class_masks = explainer(batch, states, explanandum.class_numbers(classes))
-            mask = class_masks.float().amax(-1).sigmoid() * batch.valid
-            rounded = (mask > threshold).float()
-            predicted["unmasked"].append(classes.cpu().numpy())
-            kept["unmasked"].append(np.ones(len(rows)))
-            for name, kept_mask in {
-                "masks": mask,
-                "inverted masks": 1 - mask,
-                "rounded masks": rounded,
-                "inverted rounded masks": 1 - rounded,
-            }.items():
-                answer = explanandum(batch, kept_mask, remove)
-                predicted[name].append(explanandum.predict(answer)[0].cpu().numpy())
-                kept[name].append(_share(kept_mask, batch.valid))
-            counts = cpu_batch.valid.sum(-1).tolist()
-            relevant = [(rounded[i, 1 : 1 + n] > 0).cpu().numpy() for i, n in enumerate(counts)]
-            spans = [cpu_batch.spans[i, 1 : 1 + n] for i, n in enumerate(counts)]
-            for name, wanted in (("relevant chunks", True), ("not-relevant chunks", False)):
-                pieces = [
-                    cut_chunks(s, r, sp, wanted) for s, r, sp in zip(sequences, relevant, spans, strict=True)
-                ]
-                predicted[name].append(
-                    classify_chunks(explanandum, tokenizer, pieces, device, batch_size).cpu().numpy()
-                )
-                kept[name].append(kept["rounded masks" if wanted else "inverted rounded masks"][-1])
-            if tally is not None and truth is not None:
-                for i, row in enumerate(rows):
-                    own = windows.starts[row] + spans[i]
-                    tally.add(
-                        windows.names[row], own, mask[i, 1 : 1 + counts[i]].cpu().numpy(), truth, threshold
-                    )
-            on_batch(len(rows))
-    ranks = range(len(explanandum.sizes))
-    scores = {
-        name: [balanced_accuracy(windows.labels[:, r], np.concatenate(parts)[:, r]) for r in ranks]
-        for name, parts in predicted.items()
+    examined = examine(subject, explainer, windows, on_batch=on_batch)
+    sequences = examined.sequences
+    conditions: dict[str, list[Floats]] = {
+        "masks": examined.masks,
+        "inverted masks": _invert(examined.masks),
+        "rounded masks": examined.rounded,
+        "inverted rounded masks": _invert(examined.rounded),
     }
-    shares = {name: float(np.concatenate(parts).mean()) for name, parts in kept.items()}
+    if oracle:
+        true = examine(subject, explainer, windows, examined.labels, on_batch=on_batch)
+        masks = (true.masks, true.rounded, _invert(true.rounded))
+        conditions |= dict(zip(ORACLE, masks, strict=True))
+    if controls:
+        conditions |= {
+            f"control: {name}": control(examined.masks, examined.predicted, subject.seed)
+            for name, control in CONTROLS.items()
+        }
+    predicted = {"unmasked": examined.predicted}
+    kept = {"unmasked": np.ones(len(examined))}
+    for name, masks_of_windows in conditions.items():
+        answers = subject.log_probabilities(sequences, masks_of_windows, operator, on_batch)
+        predicted[name] = subject.best(answers)
+        kept[name] = np.array([mask.mean() if len(mask) else 0.0 for mask in masks_of_windows])
+    for name, wanted in (("relevant chunks", True), ("not-relevant chunks", False)):
+        pieces = [
+            cut_chunks(sequence, mask > 0, spans, wanted)
+            for sequence, mask, spans in zip(sequences, examined.rounded, examined.spans, strict=True)
+        ]
+        predicted[name] = classify_chunks(subject, pieces)
+        kept[name] = kept["rounded masks" if wanted else "inverted rounded masks"]
+        on_batch(len(examined))
+    order = sorted(predicted, key=lambda name: CONDITIONS.index(name) if name in CONDITIONS else 99)
     return Evaluation(
-        explainer_name, operator, len(windows), scores, shares, None if tally is None else tally.result()
+        explainer_name,
+        operator,
+        examined,
+        {name: predicted[name] for name in order},
+        {name: kept[name] for name in order},
+        None if truth is None else _localise(examined, truth),
     )
+
+
+def _invert(masks: Sequence[Floats]) -> list[Floats]:
+    return [1 - mask for mask in masks]
 
 
 def cut_chunks(
@@ -180,87 +221,45 @@ def cut_chunks(
     ]
 
 
-def classify_chunks(
-    explanandum: BaseExplanandum,
-    tokenizer: Tokenizer,
-    pieces: Sequence[Sequence[str]],
-    device: torch.device,
-    batch_size: int,
-) -> Tensor:
+def classify_chunks(subject: Subject, pieces: Sequence[Sequence[str]]) -> NDArray[np.int64]:
     """Class per rank (N, R) from the mean of the probabilities of each window's pieces."""
-    owners = torch.tensor([i for i, own in enumerate(pieces) for _ in own], dtype=torch.long, device=device)
-    flat = [piece for own in pieces for piece in own]
-    n_classes = sum(explanandum.sizes)
-    sums = torch.zeros(len(pieces), n_classes, device=device)
-    # By length, so that short chunks are not padded to long ones; a fixed count of tokens a batch.
-    order = sorted(range(len(flat)), key=lambda i: len(flat[i]))
-    longest = max((len(piece) for piece in flat), default=0)
-    for batch_rows in _by_tokens(order, [len(p) for p in flat], batch_size * max(longest, 1)):
-        answers = explanandum(tokenizer.batch([flat[i] for i in batch_rows]).to(device))
-        probabilities = torch.cat([rank.softmax(-1) for rank in explanandum.split(answers)], -1)
-        sums.index_add_(0, owners[torch.tensor(batch_rows, device=device)], probabilities)
-    nothing = torch.tensor([not own for own in pieces], device=device)
-    bias = explanandum.bias()
-    sums = torch.where(nothing[:, None], bias, sums)
-    return torch.stack([rank.argmax(-1) for rank in explanandum.split(sums)], -1)
+    owners = np.array([i for i, own in enumerate(pieces) for _ in own], dtype=np.int64)
+    answers = subject.log_probabilities([piece for own in pieces for piece in own])
+    sums = np.zeros((len(pieces), answers.shape[1]), dtype=np.float32)
+    np.add.at(sums, owners, np.exp(answers))
+    nothing = np.array([not own for own in pieces], dtype=np.bool_)
+    sums[nothing] = subject.explanandum.bias().cpu().numpy()
+    return subject.best(sums)
 
 
-def _by_tokens(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * lengths[i] > budget:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+# ---------------------------------------------------------------- planted truth
 
 
-def _share(mask: Tensor, valid: Tensor) -> NDArray[np.float64]:
-    share = (mask * valid).sum(-1) / valid.sum(-1).clamp_min(1)
-    return share.double().cpu().numpy()
+def locate(examined: Examined, truth: Truth) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
+    """Of each window (T_i,): which tokens are planted, and which are decoys."""
+    planted, decoys = [], []
+    for i, spans in enumerate(examined.spans):
+        name, own = examined.windows.names[i], examined.windows.starts[i] + spans
+        planted.append(covered(own, truth.planted.get(name)))
+        decoys.append(covered(own, truth.decoys.get(name)))
+    return planted, decoys
 
 
-class _Tally:
-    """Gathers the tokens of all windows beside their truth."""
+def _localise(examined: Examined, truth: Truth) -> Localisation:
+    planted, decoy = map(np.concatenate, locate(examined, truth))
+    scores = np.concatenate(examined.masks).astype(np.float64)
+    called = scores > 0.5
 
-    def __init__(self) -> None:
-        self.scores: list[NDArray[np.float64]] = []
-        self.planted: list[NDArray[np.bool_]] = []
-        self.decoy: list[NDArray[np.bool_]] = []
-        self.threshold = 0.5
+    def share(of: NDArray[np.bool_]) -> float:
+        return float(called[of].mean()) if of.any() else float("nan")
 
-    def add(
-        self,
-        name: str,
-        spans: NDArray[np.int64],
-        mask: NDArray[np.float32],
-        truth: Truth,
-        threshold: float,
-    ) -> None:
-        self.threshold = threshold
-        self.scores.append(mask.astype(np.float64))
-        self.planted.append(covered(spans, truth.planted.get(name)))
-        self.decoy.append(covered(spans, truth.decoys.get(name)))
-
-    def result(self) -> Localisation:
-        scores, planted, decoy = (
-            np.concatenate(self.scores),
-            np.concatenate(self.planted),
-            np.concatenate(self.decoy),
-        )
-        called = scores > self.threshold
-
-        def share(of: NDArray[np.bool_]) -> float:
-            return float(called[of].mean()) if of.any() else float("nan")
-
-        return Localisation(
-            average_precision(planted, scores),
-            float(planted.mean()),
-            share(planted),
-            share(decoy & ~planted),
-            share(~planted & ~decoy),
-        )
+    return Localisation(
+        average_precision(planted, scores),
+        float(planted.mean()),
+        share(planted),
+        share(decoy & ~planted),
+        share(~planted & ~decoy),
+    )
 
 
 def covered(spans: NDArray[np.int64], intervals: NDArray[np.int64] | None) -> NDArray[np.bool_]:

@@ -49,7 +49,8 @@ REMOVALS = (*OPERATORS, "mask-token", "n", "shuffle", "cut")
 
 
 class EvaluatedWindows(Protocol):
-    """Labelled windows with their names and places, as ``dataset.LabelledWindows`` gives them."""
+    """Labelled windows with their names, places and groups (of what is not independent, as the windows of one
+    genome), as ``dataset.LabelledWindows`` gives them."""
 
     @property
     def labels(self) -> NDArray[np.integer[Any]]: ...
@@ -59,6 +60,8 @@ class EvaluatedWindows(Protocol):
     def names(self) -> Sequence[str]: ...
     @property
     def starts(self) -> NDArray[np.int64]: ...
+    @property
+    def groups(self) -> Sequence[str]: ...
     def __len__(self) -> int: ...
 
 

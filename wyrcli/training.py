@@ -24,7 +24,7 @@ from wyrcli.engine import Report, Result, Task, TrainingOptions, fit
 from wyrcli.metrics import balanced_accuracy
 from wyrcli.model.explainer import Explainer, select_masks
 from wyrcli.model.explanandum import BaseExplanandum
-from wyrcli.model.frames import average_frames
+from wyrcli.model.frames import average_frames, match_area
 from wyrcli.model.loss import LossOptions, area, drop, explainer_loss, per_token_kept, relax
 from wyrcli.model.masking import get_operator
 from wyrcli.model.tokens import KmerTokenizer, TokenBatch, Tokenizer
@@ -360,7 +360,13 @@ class _Refining(_Explaining):
             masks = [teacher(piece.batch, states, numbers).sigmoid()]
             for frame in piece.frames:
                 masks.append(teacher(frame, explanandum.classify(frame).states, numbers).sigmoid())
-            _, wanted = average_frames(masks, [piece.batch, *piece.frames])
+            batches = [piece.batch, *piece.frames]
+            _, wanted = average_frames(masks, batches)
+            kept = [
+                area((own > 0.5).float().transpose(1, 2), batch.valid[:, None])
+                for own, batch in zip(masks, batches, strict=True)
+            ]
+            wanted = match_area(wanted, torch.stack(kept).mean(0), valid)
         chosen = select_masks(self._explainer(piece.batch, states).float(), numbers)
         with torch.autocast(valid.device.type, enabled=False):
             each = F.binary_cross_entropy_with_logits(chosen.by_class, wanted, reduction="none")

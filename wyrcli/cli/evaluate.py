@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,19 +24,30 @@ from wyrcli.cli.options import (
     Precision,
     PrecisionOption,
     Quiet,
+    Seed,
     Threads,
     set_threads,
 )
+from wyrcli.errors import WyrError, counted
 
 if TYPE_CHECKING:
+    from wyrcli.checkpoint import Checkpoint, TrainedExplainer
+    from wyrcli.dataset import LabelledWindows
     from wyrcli.evaluation import Evaluation
+    from wyrcli.result_tables import Table
+    from wyrcli.study import Study
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    table: Annotated[
-        bool, typer.Option("--table", help="Print the paper's Table 1 (the only evaluation so far).")
+    table: Annotated[bool, typer.Option("--table", help="Print the paper's Table 1.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Also controls, the usual other methods on the same reads, and an audit of the masks.",
+        ),
     ] = False,
     data: Annotated[
         Path | None,
@@ -46,70 +60,118 @@ def evaluate(
         Operator,
         typer.Option("--operator", help="Removal operator to report first; the others stand beside it."),
     ] = Operator.gate,
-    tsv: Annotated[
-        str | None,
-        typer.Option(
-            "--tsv", help="TSV file: condition, rank, balanced_accuracy, tokens_kept of --operator."
-        ),
-    ] = None,
-    json: Annotated[
-        str | None, typer.Option("--json", help="JSON file with all numbers of all operators.")
-    ] = None,
+    reads: Annotated[
+        int,
+        typer.Option("--reads", "--limit", min=0, help="Use so many windows, drawn at random; 0 = all."),
+    ] = 0,
     truth: Annotated[
         Path | None, typer.Option("--truth", help="BED file of planted intervals, from wyr simulate.")
     ] = None,
     decoys: Annotated[
         Path | None, typer.Option("--decoys", help="BED file of decoy intervals, from wyr simulate.")
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=0, help="Use so many windows, drawn at random; 0 = all.")
-    ] = 0,
+    peers: Annotated[
+        str,
+        typer.Option(
+            "--peers", help="Other methods to compare with, by comma; 'all' that can run, or 'none'."
+        ),
+    ] = "all",
+    peer_reads: Annotated[
+        int, typer.Option("--peer-reads", min=2, help="Windows for that comparison, drawn at random.")
+    ] = 50,
+    lime_samples: Annotated[
+        int, typer.Option("--lime-samples", min=10, help="Masked copies of each window that LIME looks at.")
+    ] = 1000,
+    removal: Annotated[
+        str,
+        typer.Option(
+            "--removal",
+            help="How that comparison takes tokens away: gate, scale, mask-token, n, shuffle, cut.",
+        ),
+    ] = "gate",
+    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Whether --full audits.")] = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with an error if a check of the audit fails.")
+    ] = False,
+    tsv: Annotated[str | None, typer.Option("--tsv", help="All tables as TSV.")] = None,
+    json: Annotated[str | None, typer.Option("--json", help="All numbers as JSON.")] = None,
+    markdown: Annotated[str | None, typer.Option("--markdown", help="All tables as markdown.")] = None,
+    latex: Annotated[str | None, typer.Option("--latex", help="All tables for LaTeX (booktabs).")] = None,
+    html: Annotated[
+        str | None, typer.Option("--html", help="A page with tables and figures; needs the extra 'plots'.")
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", help="Folder for what is done, from which a stopped --full goes on."),
+    ] = None,
     device: Device = "auto",
     precision: PrecisionOption = Precision.fp32,  # so that figures do not depend on the machine
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Windows per batch.")] = 64,
     threads: Threads = 0,
+    seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Print the paper's Table 1 for a model: is what the masks keep enough, is what they hide needed?
+    """Say whether the masks of a model can be believed.
 
-    Masks are those of the predicted classes.  Every Explainer of that kind beside the model is scored with
-    the removal operator that it was trained for, so that gate and scale stand side by side.
+    --table prints the paper's Table 1: is what the masks keep enough, is what they hide needed?  Masks are
+    those of the predicted classes.  Every Explainer of that kind beside the model is scored with the removal
+    operator that it was trained for, so that gate and scale stand side by side.
+
+    --full adds masks that know nothing (controls), other methods on the same reads (LIME, SHAP, gradients,
+    attention, occlusion: extra 'compare'), and an audit: does an Explainer leak the class, is it degenerate,
+    is it stable?  With --html, a report with figures.
     """
-    from wyrcli import evaluation, outputs
+    from wyrcli import outputs
     from wyrcli.alphabets import ALPHABETS
     from wyrcli.checkpoint import default_model, list_explainers, load_checkpoint, load_explainer
-    from wyrcli.dataset import Dataset, read_windows
-    from wyrcli.errors import CheckpointError
+    from wyrcli.evaluation import count_passes, read_truth
+    from wyrcli.evaluation import evaluate as score
+    from wyrcli.examination import REMOVALS, Subject
     from wyrcli.inference import choose_device, choose_precision
-    from wyrcli.starting import check_alphabet
+    from wyrcli.keeping import Shelf
+    from wyrcli.peers import Options
+    from wyrcli.result_tables import render
+    from wyrcli.study import (
+        Named,
+        StudyOptions,
+        conditions_table,
+        count_parts,
+        draw_group_weights,
+        localisation_table,
+        study,
+    )
 
-    if not table:
-        raise typer.BadParameter("say what to evaluate: --table")
+    if not (table or full):
+        raise typer.BadParameter("say what to evaluate: --table or --full")
     if decoys is not None and truth is None:
         raise typer.BadParameter("--decoys needs --truth")
+    if removal not in REMOVALS:
+        raise typer.BadParameter(
+            f"'{removal}'; expected one of {', '.join(REMOVALS)}", param_hint="--removal"
+        )
+    options = StudyOptions(
+        _choose_peers(peers) if full else [],
+        Options(seed=seed, lime_samples=lime_samples),
+        peer_reads,
+        removal,
+        audit,
+        seed,
+    )
+    if html is not None and find_spec("matplotlib") is None:
+        raise WyrError("a page with figures needs matplotlib: pip install 'wyrcli[plots]'")
     inputs = [str(path) for path in (truth, decoys) if path is not None]
-    outputs.check_outputs([tsv, json], inputs)
+    outputs.check_outputs([tsv, json, markdown, latex, html], inputs)
     set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
     checkpoint = load_checkpoint(model or default_model())
     ranks = checkpoint.taxonomy.ranks
-    if data is not None:
-        dataset = Dataset.open(data)
-        check_alphabet(checkpoint.tokenizer, dataset)
-        windows = dataset.split_for(split, checkpoint.taxonomy)
-    else:
-        heldout = checkpoint.path / "heldout.parquet"
-        if not heldout.is_file():
-            raise CheckpointError(
-                f"{checkpoint.path}: the model kept no reads aside; name a dataset with --data"
-            )
-        windows = read_windows(heldout, checkpoint.taxonomy, ALPHABETS[checkpoint.alphabet].name)
-    if limit:
-        windows = windows.sample(limit)
+    windows = _read(checkpoint, data, split)
+    if reads:
+        windows = windows.sample(reads, seed)
     if checkpoint.notice:
         say(checkpoint.notice, quiet)
-    known = evaluation.read_truth(truth, decoys) if truth is not None else None
+    known = read_truth(truth, decoys) if truth is not None else None
     if known is not None:
         without = sum(windows.names[i] not in known.planted for i in range(len(windows)))
         if without:
@@ -120,35 +182,73 @@ def evaluate(
         for name in list_explainers(checkpoint.path)
         if name.startswith(f"{explainer}-") and name != first.name
     ]
-    checkpoint.explanandum.to(where, dtype)
-    results: list[Evaluation] = []
+    trained = [first, *others]
+    subject = Subject(checkpoint.explanandum.to(where, dtype), checkpoint.tokenizer, where, batch_size, seed)
+    for own in trained:
+        own.explainer.to(where, dtype)
     with ExitStack() as stack:
-        table_file = stack.enter_context(outputs.open_output(tsv)) if tsv is not None else None
-        json_file = stack.enter_context(outputs.open_output(json)) if json is not None else None
-        advance = stack.enter_context(
-            progress("windows evaluated", len(windows) * (1 + len(others)), quiet=quiet)
-        )
-        for trained in [first, *others]:
-            results.append(
-                evaluation.evaluate(
-                    checkpoint.explanandum,
-                    trained.explainer.to(where, dtype),
-                    trained.operator,
-                    checkpoint.tokenizer,
+        files = {
+            form: stack.enter_context(outputs.open_output(path))
+            for form, path in {
+                "tsv": tsv,
+                "json": json,
+                "markdown": markdown,
+                "latex": latex,
+                "html": html,
+            }.items()
+            if path is not None
+        }
+        total = len(windows) * count_passes(controls=full, oracle=full) * len(trained)
+        with progress("windows evaluated", total, quiet=quiet) as advance:
+            results = [
+                score(
+                    subject,
+                    own.explainer,
+                    own.operator,
                     windows,
-                    device=where,
-                    batch_size=batch_size,
                     truth=known,
-                    explainer_name=trained.name,
+                    controls=full,
+                    oracle=full,
+                    explainer_name=own.name,
                     on_batch=advance,
                 )
-            )
-        if table_file is not None:
-            table_file.write(_tsv(results[0], ranks))
-        if json_file is not None:
+                for own in trained
+            ]
+        tables = {"conditions": conditions_table(results, ranks, draw_group_weights(windows, seed))}
+        if known is not None:
+            tables["localisation"] = localisation_table(results)
+        found = None
+        if full:
+            named = [Named(own.name, own.operator, own.explainer, _seconds(own)) for own in trained]
+            with progress("parts of the study", count_parts(named, options), quiet=quiet) as advance:
+                found = study(
+                    subject,
+                    named,
+                    windows,
+                    results,
+                    checkpoint.taxonomy,
+                    options,
+                    truth=known,
+                    shelf=Shelf(keep, _digest(checkpoint, trained, windows)),
+                    on_part=lambda part: advance(1, part),
+                )
+            tables |= found.tables
+        if "html" in files:
+            from wyrcli.figures import mask_statistics
+            from wyrcli.pages import page_text
+            from wyrcli.study_page import build_sections
+
+            about = _describe(checkpoint, len(windows), data, str(dtype).removeprefix("torch."), str(where))
+            statistics = {result.explainer: mask_statistics(result.examined) for result in results}
+            unit = ALPHABETS[checkpoint.alphabet].unit
+            sections = build_sections(about, tables, results, statistics, found, known, unit)
+            files["html"].write(page_text(f"Masks of {checkpoint.name}", sections))
+        for form in files.keys() - {"json", "html"}:
+            files[form].write(render(list(tables.values()), form))
+        if "json" in files:
             content: dict[str, Any] = {
                 "tag": "wyr evaluate",
-                "schema_version": 1,
+                "schema_version": 2,
                 "wyr_version": __version__,
                 "model": checkpoint.name,
                 "data": None if data is None else str(data),
@@ -157,9 +257,110 @@ def evaluate(
                 "device": str(where),
                 "ranks": list(ranks),
                 "evaluations": [_plain(result) for result in results],
+                "tables": [own.as_json() for own in tables.values()],
+                "audits": _audits(found),
             }
-            json_file.write(outputs.json_text(content))
-    typer.echo(_table(results, ranks))
+            files["json"].write(outputs.json_text(content))
+    _show(list(tables.values()))
+    failed = (
+        [] if found is None else [c.name for own in found.audits.values() for c in own if c.verdict == "fail"]
+    )
+    if strict and failed:
+        raise WyrError(f"{counted(len(failed), 'check')} of the audit failed: {', '.join(failed)}")
+
+
+def _seconds(trained: TrainedExplainer) -> float:
+    """What its training took, that of the Explainer it began with included; NaN where it is not told."""
+    total, record = 0.0, trained.training or {"seconds": math.nan}
+    while record:
+        total += record.get("seconds", math.nan)
+        record = record.get("continued_from", {})
+    return total
+
+
+def _digest(checkpoint: Checkpoint, trained: Sequence[TrainedExplainer], windows: LabelledWindows) -> str:
+    """Of all that a study's parts rest on."""
+    from wyrcli.keeping import digest
+
+    folders = [checkpoint.path, *(checkpoint.path / "explainers" / own.name for own in trained)]
+    weights = [folder / "model.safetensors" for folder in folders]
+    return digest(__version__, *weights, (windows.sequences[i] for i in range(len(windows))))
+
+
+def _describe(
+    checkpoint: Checkpoint, n_windows: int, data: Path | None, precision: str, device: str
+) -> list[str]:
+    """What was evaluated, for the head of the page."""
+    source = f"the dataset {data}" if data is not None else "the reads that the model kept aside"
+    settings = f"wyr {__version__}, {precision} on {device}"
+    lines = [f"Model {checkpoint.name}, {n_windows:,} windows of {source}; {settings}."]
+    if checkpoint.notice:
+        lines.append(checkpoint.notice)
+    return lines
+
+
+def _audits(found: Study | None) -> dict[str, list[dict[str, Any]]]:
+    """For JSON, which has no NaN."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(own) for key, own in value.items()}
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    audits = {} if found is None else found.audits
+    return {name: [plain(asdict(check)) for check in checks] for name, checks in audits.items()}
+
+
+def _choose_peers(names: str) -> list[str]:
+    """Peers by name; of all, those whose packages are there."""
+    from wyrcli.peers import PEERS
+
+    if names in ("", "none"):
+        return []
+    if names == "all":
+        return [name for name, peer in PEERS.items() if not peer.needs or find_spec(peer.needs)]
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in PEERS:
+            raise typer.BadParameter(f"'{name}'; expected some of {', '.join(PEERS)}", param_hint="--peers")
+        needed = PEERS[name].needs
+        if needed and find_spec(needed) is None:
+            raise WyrError(f"{name} needs {needed}: pip install 'wyrcli[compare]'")
+    return chosen
+
+
+def _read(checkpoint: Checkpoint, data: Path | None, split: str) -> LabelledWindows:
+    """The windows to evaluate on."""
+    from wyrcli.alphabets import ALPHABETS
+    from wyrcli.dataset import Dataset, read_windows
+    from wyrcli.errors import CheckpointError
+    from wyrcli.starting import check_alphabet
+
+    if data is not None:
+        dataset = Dataset.open(data)
+        check_alphabet(checkpoint.tokenizer, dataset)
+        return dataset.split_for(split, checkpoint.taxonomy)
+    heldout = checkpoint.path / "heldout.parquet"
+    if not heldout.is_file():
+        raise CheckpointError(f"{checkpoint.path}: the model kept no reads aside; name a dataset with --data")
+    return read_windows(heldout, checkpoint.taxonomy, ALPHABETS[checkpoint.alphabet].name)
+
+
+def _show(tables: Sequence[Table]) -> None:
+    """To standard output: with colours on a terminal, plain elsewhere."""
+    from wyrcli.result_tables import render
+
+    if not sys.stdout.isatty():
+        typer.echo(render(tables, "text", width=120), nl=False)
+        return
+    from rich.console import Console
+
+    from wyrcli.cli.tables import to_rich
+
+    console = Console()
+    for own in tables:
+        console.print(to_rich(own, console.width))
+        console.print()
 
 
 def _plain(result: Evaluation) -> dict[str, Any]:
@@ -168,44 +369,11 @@ def _plain(result: Evaluation) -> dict[str, Any]:
     localisation = None
     if found is not None:
         localisation = {k: None if math.isnan(v) else v for k, v in found._asdict().items()}
-    return asdict(result) | {"localisation": localisation}
-
-
-def _tsv(result: Evaluation, ranks: tuple[str, ...]) -> str:
-    rows = ["condition\trank\tbalanced_accuracy\ttokens_kept\n"]
-    for condition, scores in result.accuracy.items():
-        kept = result.tokens_kept[condition]
-        rows += [f"{condition}\t{rank}\t{s:.4f}\t{kept:.4f}\n" for rank, s in zip(ranks, scores, strict=True)]
-    return "".join(rows)
-
-
-def _table(results: list[Evaluation], ranks: tuple[str, ...]) -> str:
-    """Text with one row per condition and, for each operator, one column per rank and the share kept."""
-    width = max(map(len, results[0].accuracy))
-    blocks = [f"{rank:>13}" for rank in ranks] + [f"{'kept':>7}"]
-    header = " " * width + " |".join("".join(blocks) for _ in results)
-    block = len("".join(blocks))
-    titles = " " * width + " |".join(f"{r.explainer} (operator {r.operator})".center(block) for r in results)
-    lines = [
-        f"Balanced accuracy by rank, and tokens kept ({results[0].n_windows:,} windows)",
-        "",
-        titles,
-        header,
-    ]
-    for condition in results[0].accuracy:
-        cells = []
-        for result in results:
-            scores = "".join(f"{score:>13.1%}" for score in result.accuracy[condition])
-            cells.append(scores + f"{result.tokens_kept[condition]:>7.1%}")
-        lines.append(f"{condition:<{width}}" + " |".join(cells))
-    for result in results:
-        if (found := result.localisation) is not None:
-            lines += [
-                "",
-                f"{result.explainer}: token AUPRC {found.auprc:.3f} against the planted truth "
-                f"(random: {found.prevalence:.3f})",
-                f"  called important: {found.planted_called:.1%} of planted tokens, "
-                + ("" if math.isnan(found.decoys_called) else f"{found.decoys_called:.1%} of decoys, ")
-                + f"{found.background_called:.1%} of background",
-            ]
-    return "\n".join(lines)
+    return {
+        "explainer": result.explainer,
+        "operator": result.operator,
+        "n_windows": result.n_windows,
+        "accuracy": result.accuracy,
+        "tokens_kept": result.tokens_kept,
+        "localisation": localisation,
+    }

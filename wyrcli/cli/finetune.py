@@ -274,6 +274,7 @@ def finetune(
             "dataset": data.info,
             "last": result.last,
             "steps": result.steps,
+            "seconds": round(result.seconds, 1),
             "best_step": result.best_step,
             "balanced_accuracy": scores,
         }

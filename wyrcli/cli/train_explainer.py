@@ -307,6 +307,7 @@ def train_explainer(
             "dataset": dataset.info,
             "last": result.last,
             "steps": result.steps,
+            "seconds": round(result.seconds, 1),
             "best_step": result.best_step,
             "validation": result.scores,
         }

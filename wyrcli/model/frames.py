@@ -15,7 +15,9 @@ from torch import Tensor
 
 from wyrcli.model.tokens import TokenBatch
 
-__all__ = ["average_frames", "token_of_base"]
+_EDGE = 1e-3  # logits of 0 and 1 are not finite
+
+__all__ = ["average_frames", "match_area", "token_of_base"]
 
 
 def token_of_base(batch: TokenBatch, offset: int, width: int) -> Tensor:
@@ -63,3 +65,23 @@ def average_frames(masks: Sequence[Tensor], batches: Sequence[TokenBatch]) -> tu
 
     sizes = (ends[..., 1] - ends[..., 0])[..., None]
     return bases, (at(ends[..., 1]) - at(ends[..., 0])) / sizes.clamp_min(1)
+
+
+def match_area(masks: Tensor, shares: Tensor, valid: Tensor) -> Tensor:
+    """Masks (B, L, R) with their logits moved up or down until ``shares`` (B, R) of them round to 1.
+
+    A mean over frames is above one half only where most frames agree, so that fewer of its tokens would be
+    kept than in any single frame.  The order of the tokens stays.  ``valid``: bool (B, L).
+
+    >>> mask = torch.tensor([0.1, 0.2, 0.4]).reshape(1, 3, 1)
+    >>> match_area(mask, torch.tensor([[2 / 3]]), torch.ones(1, 3, dtype=torch.bool)).flatten() > 0.5
+    tensor([False,  True,  True])
+    """
+    n_valid = valid.sum(-1)[:, None]
+    count = (shares * n_valid).round().long().clamp_min(0)  # (B, R)
+    values = masks.masked_fill(~valid[..., None], 0.0).sort(dim=1, descending=True).values
+    # The border lies half way between the last token that is kept and the first that is not.
+    padded = torch.cat([torch.ones_like(values[:, :1]), values, torch.zeros_like(values[:, :1])], dim=1)
+    pairs = torch.stack([count, count + 1], dim=1)  # (B, 2, R)
+    border = padded.gather(1, pairs).logit(_EDGE).mean(1)  # (B, R)
+    return (masks.logit(_EDGE) - border[:, None]).sigmoid()
