@@ -483,7 +483,7 @@ def test_evaluate_in_full(run: Run, tmp_path: Path) -> None:
     assert page.startswith("<!DOCTYPE html>") and "http://" not in page.replace("http://www.w3.org", "")
     kept = sorted(path.name for path in parts.iterdir())
     code, out, err = run(*command, "--strict")
-    assert code == 1 and "of the audit failed: " in err and "empty or full masks" in err and "Audit" in out
+    assert code == 1 and "of the audit: " in err and "empty or full masks" in err and "Audit" in out
     assert sorted(path.name for path in parts.iterdir()) == kept
     for wrong in (["--peers", "lima"], ["--removal", "delete"]):
         code, out, err = run("evaluate", "--full", "--model", model, *wrong)
@@ -787,6 +787,24 @@ def test_best_weights_and_patience(run: Run, dataset: Path, config: Path, tmp_pa
     assert record["best_step"] == min(losses, key=losses.__getitem__)
     assert record["steps"] == max(losses) == record["best_step"] + 8 < 360
     assert f"those after step {record['best_step']}, the best on the validation split" in err
+
+
+def test_tensorboard_shows_the_metrics(run: Run, dataset: Path, config: Path, tmp_path: Path) -> None:
+    """The same numbers at the same steps as in metrics.jsonl."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = tmp_path / "model"
+    code, _, err = run(*finetune_command(dataset, config, output, "--validate-every", "4"))
+    assert code == 0, err
+    events = EventAccumulator(str(tmp_path / "model.run" / "tensorboard"))
+    events.Reload()
+    for kind in ("training", "validation"):
+        lines = [line for line in measured(tmp_path / "model.run") if line["kind"] == kind]
+        assert lines
+        for name in lines[0].keys() - {"step", "kind", "windows_per_s"}:
+            shown = {event.step: event.value for event in events.Scalars(f"{kind}/{name}")}
+            assert shown == pytest.approx({line["step"]: line[name] for line in lines}, rel=1e-6)
 
 
 def test_the_demo_says_what_it_is() -> None:

@@ -186,6 +186,10 @@ def test_one_parquet_file_is_enough(dataset: Path, tmp_path: Path) -> None:
         assert list(windows.names) == [row.name for row in ROWS]
         assert windows.starts.tolist() == [0, 4, 0] and windows.stops.tolist() == [4, 7, 1]
         assert windows.labels.tolist() == [list(row.classes) for row in ROWS]
+        assert list(windows.groups) == [row.group for row in ROWS]
+        few = windows.select(np.array([2, 0]))
+        assert list(few.sequences) == [ROWS[2].sequence, ROWS[0].sequence]
+        assert list(few.groups) == [ROWS[2].group, ROWS[0].group] and few.stops.tolist() == [1, 4]
 
 
 def test_what_is_no_dataset_is_refused(dataset: Path, tmp_path: Path) -> None:

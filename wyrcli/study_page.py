@@ -23,7 +23,7 @@ from wyrcli.figures import (
 )
 from wyrcli.pages import Picture, Section, Verdict, Verdicts
 from wyrcli.result_tables import Cell, Table, number_text
-from wyrcli.study import Method, Study
+from wyrcli.study import Method, Study, statistics_table
 
 __all__ = ["build_sections"]
 
@@ -67,7 +67,7 @@ def build_sections(
     if found is not None:
         sections.append(Section("Other methods on the same reads", _methods(found.methods, tables)))
         sections.append(_one_read(results[0], found, truth, unit))
-    sections.append(Section("What the masks look like", _masks(statistics, tables, unit)))
+    sections.append(Section("What the masks look like", _masks(statistics, unit)))
     responses = {
         name: [check.details[f"{level:g}: probability"] for level in CONSTANTS]
         for name, checks in audits.items()
@@ -144,9 +144,7 @@ def _one_read(result: Evaluation, found: Study, truth: Truth | None, unit: str) 
     return Section("One read, all methods", [Picture(figure, caption, caption)])
 
 
-def _masks(
-    statistics: Mapping[str, MaskStatistics], tables: Mapping[str, Table], unit: str
-) -> list[Table | Picture]:
+def _masks(statistics: Mapping[str, MaskStatistics], unit: str) -> list[Table | Picture]:
     pictures = (
         (draw_mask_values(statistics), "Mask values of all tokens, and share of each window above 0.5."),
         (
@@ -155,4 +153,7 @@ def _masks(
         ),
         (draw_chunks(statistics, unit), "Relevant chunks per window, and their lengths."),
     )
-    return [tables["masks"], *(Picture(figure, caption, caption) for figure, caption in pictures)]
+    return [
+        statistics_table(statistics),
+        *(Picture(figure, caption, caption) for figure, caption in pictures),
+    ]

@@ -91,7 +91,10 @@ def evaluate(
     ] = "gate",
     audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Whether --full audits.")] = True,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with an error if a check of the audit fails.")
+        bool,
+        typer.Option(
+            "--strict", help="Exit with an error if the Explainer of --operator fails a check of the audit."
+        ),
     ] = False,
     tsv: Annotated[str | None, typer.Option("--tsv", help="All tables as TSV.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="All numbers as JSON.")] = None,
@@ -261,12 +264,14 @@ def evaluate(
                 "audits": _audits(found),
             }
             files["json"].write(outputs.json_text(content))
-    _show(list(tables.values()))
-    failed = (
-        [] if found is None else [c.name for own in found.audits.values() for c in own if c.verdict == "fail"]
-    )
+    if "-" not in (tsv, json, markdown, latex, html):
+        _show(list(tables.values()))
+    checks = [] if found is None else found.audits.get(first.name, [])
+    failed = [check.name for check in checks if check.verdict == "fail"]
     if strict and failed:
-        raise WyrError(f"{counted(len(failed), 'check')} of the audit failed: {', '.join(failed)}")
+        raise WyrError(
+            f"{first.name} fails {counted(len(failed), 'check')} of the audit: {', '.join(failed)}"
+        )
 
 
 def _seconds(trained: TrainedExplainer) -> float:
