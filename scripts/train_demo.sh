@@ -27,10 +27,9 @@ wyr finetune full.data --from first \
   --name demo \
   --notice "demo model: it knows 16 invented genera from simulated reads, and nothing of real organisms; use --model for your own"
 
-# The Explainers.  A last short stage with less weight on the area moves the masks' level, not their order.
-wyr train-explainer demo --data full.data --steps 280 --seed 5 --half
-wyr train-explainer demo --data full.data --continue --target-area 3 --learning-rate 5e-4 --steps 60 \
-  --seed 6 --half
+# The Explainers.  Refining teaches one reading frame what the mean over six says.
+wyr train-explainer demo --data full.data --preset compact --steps 300 --seed 1 --half
+wyr train-explainer demo --data full.data --refine --steps 400 --seed 11 --half
 wyr train-explainer demo --data full.data --operator scale --steps 150 --seed 3 --half
 # The LSTM sees no hidden states and needs more steps: most of them on short reads.
 wyr train-explainer demo --data short.data --explainer lstm --embeddings composed --entropy 0.3 \
