@@ -477,7 +477,7 @@ def test_evaluate_in_full(run: Run, tmp_path: Path) -> None:
     assert verdicts["empty or full masks"] == "fail"
     assert [
         table["key"] for table in content["tables"]
-    ] == "conditions masks methods shares cost classes audit".split()
+    ] == "conditions masks methods shares differences cost classes audit".split()
     assert "# Audit" in files["tsv"].read_text() and "toprule" in files["latex"].read_text()
     page = files["html"].read_text()
     assert page.startswith("<!DOCTYPE html>") and "http://" not in page.replace("http://www.w3.org", "")

@@ -119,6 +119,20 @@ def test_fitting_learns_and_is_deterministic() -> None:
     assert fitted(5)[1] == pytest.approx(fitted(5, batch_size=3)[1], abs=1e-5)
 
 
+def test_fitting_reads_no_more_windows_than_the_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight windows per step, three at a time."""
+    sizes: list[int] = []
+    usual = Evaluator.answer
+
+    def spy(self: Evaluator, about: Subject, sequences: list[str], masks: list[Floats]) -> torch.Tensor:
+        sizes.append(len(sequences))
+        return usual(self, about, sequences, masks)
+
+    monkeypatch.setattr(Evaluator, "answer", spy)
+    fitted(2, batch_size=3)
+    assert max(sizes) == 3 and sum(sizes) == 2 * 8 + 40
+
+
 def test_mask_reader_reads_a_code() -> None:
     """Where the answers say nothing and the mask says it all, it learns all; random masks teach nothing."""
     masks, classes = codes(200)
@@ -174,7 +188,7 @@ def codes(n: int, seed: int = 0) -> tuple[list[Floats], np.ndarray]:
 def test_probe_reads_a_code() -> None:
     """The rank that is coded is read off completely; the other one, drawn by itself, is not."""
     masks, classes = codes(100)
-    found = probe_masks(masks, classes)
+    found = probe_masks(masks, classes, np.arange(100))
     assert found.skill[1] == 1 and abs(found.skill[0]) < 0.4
     assert found.p_value == 1 / 201
 
@@ -185,8 +199,21 @@ def test_probe_without_a_code() -> None:
     for seed in range(8):
         masks, classes = codes(60, seed)
         rng = np.random.default_rng(1000 + seed)  # not that of the classes
-        p_values.append(probe_masks([scatter_runs(m, rng) for m in masks], classes, seed, 60).p_value)
+        masks = [scatter_runs(m, rng) for m in masks]
+        p_values.append(probe_masks(masks, classes, np.arange(60), seed, 60).p_value)
     assert min(p_values) > 1 / 61 and 0.2 < np.mean(p_values) < 0.8
+
+
+def test_probe_takes_one_window_of_a_group() -> None:
+    """Fifty masks that tell nothing, four times each, tell nothing; as if independent, they would."""
+    masks, classes = codes(50)
+    rng = np.random.default_rng(1000)
+    masks = [scatter_runs(m, rng) for m in masks] * 4
+    classes, groups = np.tile(classes, (4, 1)), np.tile(np.arange(50), 4)
+    found = [probe_masks(masks, classes, groups, seed) for seed in range(4)]
+    assert min(probe.p_value for probe in found) > 0.01
+    alone = probe_masks(masks, classes, np.arange(200))
+    assert alone.p_value < 0.01 and alone.skill[1] > 0.5
 
 
 def test_probe_reads_areas() -> None:
@@ -194,11 +221,11 @@ def test_probe_reads_areas() -> None:
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 3, (90, 1))
     masks = [(rng.permutation(60) < 10 + 15 * c).astype(np.float32) for c in classes[:, 0]]
-    assert probe_masks(masks, classes, permutations=50).skill[0] > 0.9
+    assert probe_masks(masks, classes, np.arange(90), permutations=50).skill[0] > 0.9
 
 
 def test_probe_of_windows_of_any_length() -> None:
     """Empty windows, constant masks and single classes have a skill too: none."""
     masks = [np.ones(n, dtype=np.float32) for n in (0, 1, 30, 7, 2)] * 5
-    found = probe_masks(masks, np.zeros((25, 1), dtype=np.int64), permutations=20)
+    found = probe_masks(masks, np.zeros((25, 1), dtype=np.int64), np.arange(25), permutations=20)
     assert found.skill == [0.0] and found.p_value == 1.0

@@ -33,6 +33,7 @@ from wyrcli.examination import Subject
 from wyrcli.model.backbone import _rotary_tables, _rotate
 from wyrcli.model.encoders import read_encoder
 from wyrcli.model.explanandum import BaseExplanandum, Explanandum
+from wyrcli.model.masking import gate
 from wyrcli.peers import PEERS, Options
 
 CPU = torch.device("cpu")
@@ -118,12 +119,13 @@ def test_registry() -> None:
     for name, peer in PEERS.items():
         assert peer.name == name and peer.description.endswith(".")
     prices = {name: peer.passes(250, Options(lime_samples=500)) for name, peer in PEERS.items()}
-    assert prices["occlusion"] == 251 and prices["lime"] == 500 and prices["integrated-gradients"] == 150
+    assert prices["occlusion"] == 251 and prices["lime"] == 500
+    assert prices["integrated-gradients"] == prices["gate-integrated-gradients"] == 150
     assert (
         prices["kernel-shap"] == 2 * 250 + 2048 + 2
         and prices["random"] == 0
         and prices["attention"] == 1
-        and prices["gradient-norm"] == 3
+        and prices["gradient-norm"] == prices["gate-gradient"] == 3
     )
 
 
@@ -205,6 +207,57 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         explain("partition-shap", subject())
 
 
+@pytest.mark.parametrize("name", list(PEERS))
+def test_warm_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs the method once on a short piece of the window, with few rows, whatever was asked for."""
+    if PEERS[name].needs:
+        quiet_shap()
+    own, asked = subject(), []
+    text = READ * 4  # 52 tokens
+    classes = own.best(own.log_probabilities([text]))
+    classify = own.explanandum.classify
+
+    def noted(batch: Any, *args: Any, **options: Any) -> Any:
+        asked.append(batch.ids.shape)
+        return classify(batch, *args, **options)
+
+    monkeypatch.setattr(own.explanandum, "classify", noted)
+    PEERS[name].warm_up(own, text, classes)
+    assert (name == "random") == (not asked)
+    assert sum(rows for rows, _ in asked) <= 100 and all(length < 40 for _, length in asked)
+    PEERS[name].warm_up(own, "", classes)
+
+
+@pytest.mark.parametrize("removal", ["gate", "scale", "scale-embedding", "shuffle"])
+@pytest.mark.parametrize("name", ["occlusion", "lime", "kernel-shap", "partition-shap"])
+def test_removal(name: str, removal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coalitions are worth what the subject says of them under that operator; of no operator: the gate."""
+    if PEERS[name].needs:
+        quiet_shap()
+    own = subject()
+    classes = own.best(own.log_probabilities([READ]))
+    asked: list[NDArray[np.bool_]] = []
+    answers: list[NDArray[np.float64]] = []
+    usual = Game.values
+
+    def noted(game: Game, coalitions: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.float64]]:
+        found = usual(game, coalitions)
+        asked.extend(coalitions)
+        answers.extend(found)
+        return found
+
+    monkeypatch.setattr(Game, "values", noted)
+    PEERS[name].explain(own, [READ], classes, FEW._replace(removal=removal))
+    masks = np.concatenate(asked)
+    operator = "gate" if removal == "shuffle" else removal
+    expected = own.of_classes(
+        own.log_probabilities([READ] * len(masks), list(masks.astype(np.float32)), operator),
+        np.repeat(classes, len(masks), 0),
+    ).sum(1)
+    assert not masks.all()
+    np.testing.assert_allclose(np.concatenate(answers), expected, atol=1e-5)
+
+
 def test_classes_are_those_asked_for() -> None:
     """Scores of other classes than the predicted ones."""
     own = subject()
@@ -280,6 +333,37 @@ def test_gradient_x_input_is_a_slope() -> None:
     np.testing.assert_allclose(found, slopes, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_gate_gradient_is_a_slope(pooling: str) -> None:
+    """How the value changes, in float64, when one gate closes a little or opens even wider."""
+    own = subject(explanandum(pooling=pooling, dtype=torch.float64))
+    model = own.explanandum
+    batch = TOKENIZER.batch([READ])
+    columns = model.class_numbers(model.predict(model(batch))[0])
+
+    def worth(token: int, level: float) -> float:
+        mask = torch.ones(batch.ids.shape, dtype=torch.float64)
+        mask[0, 1 + token] = level
+        return float(own.normalise(model(batch, mask, gate)).gather(1, columns).sum())
+
+    (found,) = explain("gate-gradient", own, [READ])
+    h = 1e-5
+    slopes = [(worth(i, 1 + h) - worth(i, 1 - h)) / (2 * h) for i in range(len(found))]
+    np.testing.assert_allclose(found, slopes, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_gate_integrated_gradients_are_complete(pooling: str) -> None:
+    """Scores sum to the value of the window less that of nothing, which is the end of the gates' path."""
+    own = subject(explanandum(pooling=pooling))
+    options = FEW._replace(steps=200)
+    rises = []
+    for text, scores in zip(MIXED, explain("gate-integrated-gradients", own, MIXED, options), strict=True):
+        rises.append(value(own, text) - value(own, text, [0] * len(scores)))
+        assert scores.sum() == pytest.approx(rises[-1], abs=1e-4)
+    assert max(map(abs, rises)) > 0.1
+
+
 def test_integrated_gradients_are_complete() -> None:
     """Scores sum to the value less that of zero embeddings; an eps as wide as here makes the path smooth."""
     model = Explanandum(backbone(layer_norm_eps=1.0), TAXONOMY.sizes)
@@ -316,6 +400,10 @@ class Captured(nn.Module):
         )
         return self.worth(self.model.classify_embeddings(embeddings, batch).logits)
 
+    def gated(self, mask: Tensor) -> Tensor:
+        """The value with the gates (n, L), one row after the other."""
+        return torch.cat([self.worth(self.model(self.batch, row[None], gate)) for row in mask])
+
     def worth(self, logits: Tensor) -> Tensor:
         return self.own.normalise(logits).gather(1, self.columns.expand(len(logits), -1)).sum(1)
 
@@ -331,7 +419,7 @@ class Tail(Captured):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_gradients_are_those_of_captum(pooling: str) -> None:
-    """Saliency, input x gradient, integrated gradients and Grad-CAM, one window at a time."""
+    """Saliency, input x gradient, integrated gradients, both of gates too, and Grad-CAM, one by one."""
     attr = pytest.importorskip("captum.attr")
     own = subject(explanandum(pooling=pooling))
     for text, scores in zip(MIXED, zip(*(explain(n, own) for n in PLAIN), strict=True), strict=True):
@@ -344,6 +432,11 @@ def test_gradients_are_those_of_captum(pooling: str) -> None:
         path = attr.IntegratedGradients(model).attribute(
             embeddings, baselines=blank, n_steps=FEW.steps, method="gausslegendre"
         )
+        gates = torch.ones(model.batch.ids.shape, requires_grad=True)
+        gate_product = attr.InputXGradient(model.gated).attribute(gates)
+        gate_path = attr.IntegratedGradients(model.gated).attribute(
+            torch.ones_like(gates), n_steps=FEW.steps, method="gausslegendre"
+        )
         tail = Tail(own, text)
         states = model.model.classify(model.batch).states[-1]
         cam = attr.LayerGradCam(tail, tail.channels).attribute(
@@ -353,6 +446,8 @@ def test_gradients_are_those_of_captum(pooling: str) -> None:
             "gradient-norm": saliency.norm(dim=-1),
             "gradient-x-input": product_.sum(-1),
             "integrated-gradients": path.sum(-1),
+            "gate-gradient": gate_product,
+            "gate-integrated-gradients": gate_path,
             "grad-cam": cam[:, 0],
         }.items():
             np.testing.assert_allclose(
@@ -414,25 +509,23 @@ def test_linear_games() -> None:
     """Every token earns its weight: the Shapley values are the weights, LIME's but for its penalty."""
     game, weights = linear_game(20)
     np.testing.assert_allclose(play(kernel_shap, game, Options(shap_samples=20)), weights, atol=1e-9)
-    for sampling in ("bernoulli", "uniform"):
-        options = Options(lime_samples=20000, lime_sampling=sampling)
-        np.testing.assert_allclose(play(lime, game, options), weights, rtol=0.01, atol=0.001)
+    found = play(lime, game, Options(lime_samples=20000))
+    np.testing.assert_allclose(found, weights, rtol=0.01, atol=0.001)
 
 
-@pytest.mark.parametrize("sampling", ["bernoulli", "uniform"])
-def test_masks_of_lime(sampling: str) -> None:
-    """The whole window first; then a binomial, or a uniform, number of tokens that stay, each alike."""
+def test_masks_of_lime() -> None:
+    """The whole window first; then a binomial number of tokens that stay, each alike."""
     n, kept = 9, []
 
     def worth(row: NDArray[np.bool_]) -> float:
         kept.append(row.copy())
         return 0.0
 
-    play(lime, Played(n, worth), Options(lime_samples=20001, lime_sampling=sampling))
+    play(lime, Played(n, worth), Options(lime_samples=20001))
     masks = np.array(kept)
     assert masks[0].all() and len(masks) == 20001
     shares = np.bincount(masks[1:].sum(1), minlength=n + 1) / 20000
-    expected = [comb(n, k) / 2**n if sampling == "bernoulli" else (k < n) / n for k in range(n + 1)]
+    expected = [comb(n, k) / 2**n for k in range(n + 1)]
     np.testing.assert_allclose(shares, expected, atol=0.015)
     np.testing.assert_allclose(masks[1:].mean(0), shares @ np.arange(n + 1) / n, atol=0.015)
 
@@ -575,7 +668,7 @@ def test_encoders(kind: str, tmp_path: Path) -> None:
     assert model.network.config._attn_implementation == usual
     if kind != "electra":  # its first states are a projection of the embeddings
         game = Game(owns[1], texts, owns[1].best(owns[1].log_probabilities(texts)), 64)
-        ((_, states, gradient),) = game.slopes(np.ones(1), lambda factor, states: states[0])
+        ((_, states, gradient),) = game.slopes(np.ones(1), lambda mask, states: states[0])
         rows = (states * gradient).sum(-1)
         for row, n, expected in zip(rows, counts, explain("gradient-x-input", owns[1], texts), strict=True):
             np.testing.assert_allclose(row[1 : 1 + n], expected, rtol=1e-3, atol=1e-5)

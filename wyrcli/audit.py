@@ -3,7 +3,8 @@
 Each check asks one question, answers it with one number, and judges the number by fixed thresholds: ``pass``,
 ``warn`` or ``fail``; ``not run`` where the question makes no sense for this model.  Where a number has a 95 %
 interval, it is the lower end that is judged: a finding must be beyond chance to count against an Explainer,
-and what speaks for it must be beyond chance as well.
+and what speaks for it must be beyond chance as well.  Nor does an Explainer pass because there was too little
+to see: ``not run`` as well where the interval reaches from what passes to what fails.
 
 Thresholds were set between what the demo model's three Explainers, the planted truth and the cheats of
 ``tests/cheats.py`` give on simulated reads; the line above each says why it lies where it does.
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -35,7 +36,15 @@ from wyrcli.evalx import (
     scatter_runs,
 )
 from wyrcli.examination import EvaluatedWindows, Examined, Floats, Subject, examine
-from wyrcli.metrics import balanced_accuracy, draw_weights, intersection_over_union, interval, weighted_mean
+from wyrcli.metrics import (
+    balanced_accuracy,
+    draw_weights,
+    intersection_over_union,
+    interval,
+    number_groups,
+    weighted_balanced_accuracy,
+    weighted_mean,
+)
 from wyrcli.model.explainer import Explainer
 
 __all__ = ["CHECKS", "GROUPS", "AuditOptions", "Case", "Check", "Verdict", "audit", "prepare_case"]
@@ -50,15 +59,19 @@ _COSTLY = 100  # windows of the check that reads each of them in twelve ways
 _BLANKS = 16  # windows of the blank test: they differ in nothing but their lengths
 # Half way from chance to certainty: from there on, a class is called on nothing at all.
 _ASSURED = 0.5
+_RESAMPLED = 10  # groups; a bootstrap over fewer gives intervals that are much too narrow
+_PROBED = 20  # groups; with fewer, five folds and a p value of a hundredth mean nothing
+_TAUGHT = 100  # windows; fewer teach EVAL-X nothing
 
 
 @dataclass(frozen=True)
 class Check:
     """One question to an Explainer, and the answer.
 
-    ``value``: the number; NaN if not run.  ``low``, ``high``: its 95 % interval, NaN if it has
-    none.  ``warn``, ``fail``: from where on the number (or ``low``, if there is one) is judged so; NaN where
-    that verdict cannot be.  ``meaning``: one sentence for the user.  ``details``: the numbers behind it.
+    ``value``: the number; NaN if the question could not be asked at all.  ``low``, ``high``: its 95 %
+    interval, NaN if it has none.  ``warn``, ``fail``: from where on the number (or ``low``, if there is one)
+    is judged so; NaN where that verdict cannot be.  ``meaning``: one sentence for the user.  ``details``: the
+    numbers behind it.
     """
 
     name: str
@@ -76,8 +89,8 @@ class Check:
 class AuditOptions(NamedTuple):
     """How much is done.
 
-    ``windows``: so many are examined, drawn at random.  ``fitting_windows``: at most so many others teach
-    EVAL-X.  ``fitting``: its training.  ``seed``: of everything that is drawn.
+    ``windows``: so many are examined, drawn at random.  ``fitting_windows``: at most so many of other groups
+    teach EVAL-X.  ``fitting``: its training.  ``seed``: of everything that is drawn.
     """
 
     windows: int = 200
@@ -112,7 +125,7 @@ class Case:
     ----------
     subject, explainer, operator: the classifier, the Explainer, and the removal that it was trained for.
     windows: N windows that are examined.
-    fitting: other windows, from which evaluators learn.
+    fitting: windows of other groups, from which evaluators learn.
     others: Explainers of the same kind from other seeds.
     """
 
@@ -162,14 +175,26 @@ class Case:
         return np.random.default_rng([self.options.seed, purpose])
 
     @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """Number of each window's group, (N,)."""
+        return number_groups(self.windows.groups)
+
+    @cached_property
+    def n_groups(self) -> int:
+        return len(np.unique(self.groups))
+
+    @cached_property
     def weights(self) -> NDArray[np.float32]:
         """Of a bootstrap over groups of windows; the same for all checks."""
-        groups = np.array([self.windows.groups[i] for i in range(len(self.windows))])
-        return draw_weights(len(groups), groups, seed=self.options.seed)
+        return draw_weights(len(self.groups), self.groups, seed=self.options.seed)
+
+    def bounds(self, draws: NDArray[np.float64]) -> tuple[float, float]:
+        """95 % interval of a score from its value in each draw of ``weights``; NaN with too few groups."""
+        return interval(draws) if self.n_groups >= _RESAMPLED else (float("nan"), float("nan"))
 
     def interval(self, values: NDArray[np.float64]) -> tuple[float, float, float]:
         """Mean of one value per window, and its 95 % interval."""
-        return float(values.mean()), *interval(weighted_mean(values, self.weights))
+        return float(values.mean()), *self.bounds(weighted_mean(values, self.weights))
 
     def agrees(
         self, masks: Sequence[Floats], classes: NDArray[np.int64] | None = None, removal: str = ""
@@ -179,6 +204,11 @@ class Case:
         wanted = self.predicted if classes is None else classes
         return np.asarray(self.subject.best(answers) == wanted, dtype=np.float64)
 
+    @property
+    def removals(self) -> tuple[str, ...]:
+        """The Explainer's own, which its subject may not name, and all that this classifier allows."""
+        return tuple(dict.fromkeys((self.operator, *self.subject.removals)))
+
     @cached_property
     def blanks(self) -> dict[str, Floats]:
         """Log-probabilities (B, C) of a few windows with nothing left, by each removal that takes all."""
@@ -186,7 +216,7 @@ class Case:
         sequences = self.sequences[:_BLANKS]
         return {
             removal: self.subject.log_probabilities(sequences, few, removal)
-            for removal in self.subject.removals
+            for removal in self.removals
             if removal != "shuffle"  # it leaves the composition
         }
 
@@ -209,6 +239,7 @@ class Case:
             self.taught.log_probabilities,
             lambda i, rng: draw_mask(counts[i], law, rng),
             self.options.fitting,
+            self.options.seed,
         )
 
     @cached_property
@@ -228,6 +259,7 @@ def audit(
     options: AuditOptions = DEFAULTS,
     checks: Sequence[str] = (),
     on_check: Callable[[Check], None] = lambda check: None,
+    remember: Callable[[str, Callable[[], Check]], Check] = lambda name, run: run(),
 ) -> list[Check]:
     """Audit an Explainer with the removal operator it was trained for.
 
@@ -235,6 +267,7 @@ def audit(
     ----------
     checks: names from :data:`CHECKS`; all if empty.
     on_check: called after each check.
+    remember: gets a check's name and what runs it, and returns its result: found again, or run.
     Others: see :func:`prepare_case`.
 
     Raises
@@ -251,7 +284,7 @@ def audit(
     found = []
     for name, run in CHECKS.items():
         if not checks or name in checks:
-            found.append(run(case))
+            found.append(remember(name, partial(run, case)))
             on_check(found[-1])
     return found
 
@@ -269,12 +302,14 @@ def prepare_case(
 ) -> Case:
     """Divide the windows into those that are examined and those that evaluators learn from.
 
+    No group has windows among both.
+
     Parameters
     ----------
     windows: labelled, new to classifier and Explainer.
     others: Explainers of the same kind that were trained with other seeds.
-    fitting: windows for EVAL-X and the encode-meter; by default those that are not examined, and at least
-        half of all.
+    fitting: windows for EVAL-X and the encode-meter, of which those of an examined group are left out; by
+        default some of ``windows``: all groups that are not wanted for examining, at least about half.
     fits: whether these two are wanted at all.
 
     Raises InputError for fewer than 20 windows.
@@ -282,16 +317,33 @@ def prepare_case(
     n = len(windows)
     if n < 20:
         raise InputError(f"{n} windows; an audit needs 20 or more")
-    order = np.random.default_rng(options.seed).permutation(n)
-    n_examined = min(options.windows, n)
+    rng = np.random.default_rng(options.seed)
+    may_examine = np.ones(n, dtype=np.bool_)
+    if fits and fitting is None:
+        may_examine = _divide(number_groups(windows.groups), options.windows, rng)
+    drawn = rng.permutation(np.flatnonzero(may_examine))[: options.windows]
+    examined = _take(windows, np.sort(drawn))
     if fitting is None:
-        n_examined = min(n_examined, n - n // 2 if fits else n)
-        fitting = _take(windows, order[n_examined:][: options.fitting_windows])
-    elif len(fitting) > options.fitting_windows:
-        rows = np.random.default_rng(options.seed).permutation(len(fitting))
-        fitting = _take(fitting, rows[: options.fitting_windows])
-    examined = _take(windows, np.sort(order[:n_examined]))
-    return Case(subject, explainer, operator, examined, fitting, others, options)
+        fitting, may_teach = windows, ~may_examine
+    else:
+        known = set(examined.groups)
+        may_teach = np.array([group not in known for group in fitting.groups], dtype=np.bool_)
+    taught = rng.permutation(np.flatnonzero(may_teach))[: options.fitting_windows]
+    subject = subject._replace(seed=options.seed)
+    return Case(subject, explainer, operator, examined, _take(fitting, taught), others, options)
+
+
+def _divide(groups: NDArray[np.int64], wanted: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which windows may be examined, bool (N,): those of groups drawn until they have ``wanted``, or half.
+
+    And until they are as many groups: a hundred windows of one genome would say little of others.
+    """
+    sizes = np.bincount(groups)
+    order = rng.permutation(len(sizes))
+    enough = min(wanted, (len(groups) + 1) // 2)
+    n_for_windows = int(np.searchsorted(np.cumsum(sizes[order]), enough)) + 1
+    n_for_groups = min(wanted, (len(sizes) + 1) // 2)
+    return np.isin(groups, order[: max(n_for_windows, n_for_groups)])
 
 
 def _take(windows: EvaluatedWindows, rows: NDArray[np.int64]) -> _Rows:
@@ -316,6 +368,23 @@ def _judge(value: float, warn: float, fail: float) -> Verdict:
     if value <= warn if down else value >= warn:
         return "warn"
     return "pass"
+
+
+def judge_interval(
+    name: str,
+    group: str,
+    found: tuple[float, float, float],
+    warn: float,
+    fail: float,
+    meaning: str,
+    details: dict[str, float] | None = None,
+) -> Check:
+    """A check of a value with its interval: the lower end is judged, or the value where there is none."""
+    value, low, high = found
+    verdict = _judge(value if np.isnan(low) else low, warn, fail)
+    if low < warn < fail <= high:
+        verdict, meaning = "not run", f"too few windows to tell; {meaning}"
+    return Check(name, group, verdict, value, meaning, warn, fail, low, high, details or {})
 
 
 def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
@@ -415,20 +484,15 @@ def check_rounding(case: Case) -> Check:
     """Do the rounded masks, which users get as chunks, say what the soft ones say?"""
     soft = case.agrees(case.examined.masks).mean(1)
     rounded = case.agrees(case.examined.rounded).mean(1)
-    value, low, high = case.interval(soft - rounded)
     # Nothing is lost by the demo's gate masks, a fifth by its scale masks: one window in ten is too much.
-    warn, fail = 0.03, 0.1
-    return Check(
+    return judge_interval(
         "rounding",
         "removal",
-        _judge(low, warn, fail),
-        value,
+        case.interval(soft - rounded),
+        0.03,
+        0.1,
         f"soft masks keep the class of {soft.mean():.1%} and rounded ones of {rounded.mean():.1%} of the "
         "windows; a large difference means that the answer hangs on values that no chunk shows",
-        warn,
-        fail,
-        low,
-        high,
     )
 
 
@@ -445,7 +509,7 @@ def check_removals(case: Case) -> Check:
     before = subject.of_classes(case.examined.log_probabilities[few], wanted)
     details: dict[str, float] = {}
     margins, drops, unfit = {}, {}, []
-    for removal in subject.removals:
+    for removal in case.removals:
         if removal != case.operator and removal != "shuffle" and case.assurance(removal) >= _ASSURED:
             unfit.append(removal)
             continue
@@ -483,20 +547,16 @@ def check_chance(case: Case) -> Check:
         kept, left = case.agrees(masks), case.agrees([1 - mask for mask in masks])
         return np.asarray(((kept + 1 - left) / 2).mean(1))
 
-    value, low, high = case.interval(right(case.examined.rounded) - right(case.scattered))
+    found = case.interval(right(case.examined.rounded) - right(case.scattered))
     # The cheats have 0 give or take 0.05; the weakest of the demo's Explainers, scale, is above 0.2.
-    warn, fail = 0.15, 0.05
-    return Check(
+    return judge_interval(
         "better than chance",
         "removal",
-        _judge(low, warn, fail),
-        value,
-        f"masks keep the class and their inverses lose it {value:+.0%} more often than their runs at "
+        found,
+        0.15,
+        0.05,
+        f"masks keep the class and their inverses lose it {found[0]:+.0%} more often than their runs at "
         "random places; an explanation has to beat those",
-        warn,
-        fail,
-        low,
-        high,
     )
 
 
@@ -508,27 +568,29 @@ def check_oracle_gap(case: Case) -> Check:
     true = case.examined.labels
     rescued = examine(case.subject, case.explainer, case.windows, true)
     subject = case.subject
-    best = [
+    usual, asked = (
         subject.best(subject.log_probabilities(case.sequences, masks, case.operator))
         for masks in (case.examined.rounded, rescued.rounded)
+    )
+    gaps = [
+        balanced_accuracy(true[:, r], asked[:, r]) - balanced_accuracy(true[:, r], usual[:, r])
+        for r in range(true.shape[1])
     ]
-    scores = np.array([[balanced_accuracy(true[:, r], b[:, r]) for r in range(true.shape[1])] for b in best])
-    gaps = scores[1] - scores[0]
-    gap = float(gaps.max())
+    worst = int(np.argmax(gaps))
+    # The same weights for both: the interval is that of the difference.
+    scores = [weighted_balanced_accuracy(true[:, worst], b[:, worst], case.weights) for b in (asked, usual)]
     differing = (true != case.predicted).any(1)
     # The demo's is under 0.03 where 2 % are wrong; 0.05 would change how a table reads.
-    warn, fail = 0.05, 0.15
-    return Check(
+    return judge_interval(
         "oracle gap",
         "leakage",
-        _judge(gap, warn, fail),
-        gap,
-        f"masks of the true classes score {gap:+.1%} balanced accuracy beside those of the predicted ones "
-        f"(wrong in {differing.sum()} of {len(differing)} windows); a large gap means that masks bring about "
-        "the class that they are asked for",
-        warn,
-        fail,
-        details={f"rank {r}": float(g) for r, g in enumerate(gaps)},
+        (gaps[worst], *case.bounds(scores[0] - scores[1])),
+        0.05,
+        0.15,
+        f"masks of the true classes score {gaps[worst]:+.1%} balanced accuracy beside those of the predicted "
+        f"ones (wrong in {differing.sum()} of {len(differing)} windows); a large gap means that masks bring "
+        "about the class that they are asked for",
+        {f"rank {r}": gap for r, gap in enumerate(gaps)},
     )
 
 
@@ -540,43 +602,50 @@ def check_steering(case: Case) -> Check:
     wrong = case.wrong
     steered = case.agrees(wrong.rounded, wrong.classes)[:, several].mean(1)
     chance = case.agrees(case.scatter(wrong.rounded), wrong.classes)[:, several].mean(1)
-    value, low, high = case.interval(steered - chance)
-    # The demo's masks and the truth steer 2 % at most, none of it beyond chance; the steering cheat 13 %.
-    warn, fail = 0.03, 0.2
-    return Check(
+    # The demo's masks and the truth steer about 1 %, the steering cheat 9 %: with 600 windows its lower end
+    # is above 0.06, with 200 it is 0.03 to 0.1, which may only warn.
+    return judge_interval(
         "steering",
         "leakage",
-        _judge(low, warn, fail),
-        value,
+        case.interval(steered - chance),
+        0.03,
+        0.05,
         f"the mask of a wrong class makes the classifier call that class in {steered.mean():.1%} of the "
         f"windows, runs at random places in {chance.mean():.1%}: the difference is what masks can talk "
         "the classifier into",
-        warn,
-        fail,
-        low,
-        high,
     )
 
 
 def check_probe(case: Case) -> Check:
     """Does the mask tell the class without a single base?"""
-    own = probe_masks(case.examined.rounded, case.predicted, case.options.seed)
-    control = probe_masks(case.scattered, case.predicted, case.options.seed)
+    name, group = "mask-only probe", "leakage"
+    if case.n_groups < _PROBED:
+        reason = f"{case.n_groups} independent groups of windows are too few to tell"
+        return _not_run(name, group, reason)
+    own, control = (
+        probe_masks(masks, case.predicted, case.groups, case.options.seed)
+        for masks in (case.examined.rounded, case.scattered)
+    )
     value = max(own.skill)
     # Area and number of runs may differ between honest classes; a quarter of all skill may not come from it.
     warn, fail = 0.1, 0.25
-    verdict = _judge(value, warn, fail) if own.p_value <= 0.01 else "pass"
-    if verdict == "fail" and value - max(control.skill) < warn:
+    verdict, doubt = _judge(value, warn, fail), ""
+    if own.p_value > 0.01 and verdict == "fail":
+        verdict, doubt = "not run", "too few windows to tell; "
+    elif own.p_value > 0.01:
+        verdict = "pass"
+    elif verdict == "fail" and value - max(control.skill) < warn:
         verdict = "warn"  # not where the runs lie, but how many and how long they are
     details = {f"rank {r}": s for r, s in enumerate(own.skill)}
     details |= {f"rank {r}, random places": s for r, s in enumerate(control.skill)}
     return Check(
-        "mask-only probe",
-        "leakage",
+        name,
+        group,
         verdict,
         value,
-        f"from the mask alone, without the sequence, a simple model gets {max(value, 0.0):.0%} of the way "
-        f"from chance to naming every class (p = {own.p_value:.3f}); a mask that names the class is a code",
+        f"{doubt}from the mask alone, without the sequence, a simple model gets {max(value, 0.0):.0%} of the "
+        f"way from chance to naming every class (p = {own.p_value:.3f}); a mask that names its class is a "
+        "code",
         warn,
         fail,
         details=details | {"p": own.p_value},
@@ -600,20 +669,15 @@ def check_swap(case: Case) -> Check:
     counts = np.maximum(differs.sum(1), 1)
     follow = (case.agrees(masks, theirs) * differs).sum(1) / counts
     chance = (case.agrees(case.scatter(masks), theirs) * differs).sum(1) / counts
-    value, low, high = case.interval(follow - chance)
     # A mask has no bases: one class in twenty that follows it is too many.
-    warn, fail = 0.05, 0.2
-    return Check(
+    return judge_interval(
         "mask swap",
         "leakage",
-        _judge(low, warn, fail),
-        value,
+        case.interval(follow - chance),
+        0.05,
+        0.2,
         f"under the mask of another read, {follow.mean():.1%} of the {n} windows are called that read's "
         f"class, with its runs at random places {chance.mean():.1%}",
-        warn,
-        fail,
-        low,
-        high,
     )
 
 
@@ -626,6 +690,8 @@ def _fit_length(mask: Floats, n: int) -> Floats:
 
 def check_evalx(case: Case) -> Check:
     """Does a judge that was not there when the masks were trained see the class in them?"""
+    if len(case.fitting) < _TAUGHT:
+        return _not_taught("EVAL-X", case)
     sequences, predicted = case.sequences, case.predicted
 
     def judged(masks: Sequence[Floats]) -> NDArray[np.float64]:
@@ -635,25 +701,15 @@ def check_evalx(case: Case) -> Check:
     own, chance = judged(case.examined.rounded), judged(case.scattered)
     whole = judged([np.ones_like(mask) for mask in case.examined.masks])
     frozen = case.agrees(case.examined.rounded).mean(1)
-    value, low, high = case.interval(own - chance)
     # No better than random spans to an independent judge: what convinces the classifier is not evidence.
-    warn, fail = 0.1, 0.0
-    gap = float((frozen - own).mean())
-    verdict = _judge(low, warn, fail)
-    # The judge itself loses some windows; beyond a fifth, masks speak to the frozen classifier alone.
-    if verdict == "pass" and gap > 0.2:
-        verdict = "warn"
-    return Check(
+    check = judge_interval(
         "EVAL-X",
         "leakage",
-        verdict,
-        value,
+        case.interval(own - chance),
+        0.1,
+        0.0,
         f"an independent judge finds the class in {own.mean():.1%} of the masked windows, in "
         f"{chance.mean():.1%} with their runs at random places; the classifier itself in {frozen.mean():.1%}",
-        warn,
-        fail,
-        low,
-        high,
         {
             "masks": float(own.mean()),
             "random places": float(chance.mean()),
@@ -661,10 +717,20 @@ def check_evalx(case: Case) -> Check:
             "classifier, masks": float(frozen.mean()),
         },
     )
+    # The judge itself loses some windows; beyond a fifth, masks speak to the frozen classifier alone.
+    speaks_to_one = check.verdict == "pass" and (frozen - own).mean() > 0.2
+    return replace(check, verdict="warn") if speaks_to_one else check
+
+
+def _not_taught(name: str, case: Case) -> Check:
+    reason = f"{len(case.fitting)} windows of groups that are not examined are too few to teach a judge"
+    return _not_run(name, "leakage", f"{reason}: {_TAUGHT} are needed")
 
 
 def check_encoding(case: Case) -> Check:
     """Does the choice of tokens say more than the tokens themselves?"""
+    if len(case.fitting) < _TAUGHT:
+        return _not_taught("encode-meter", case)
     taught, examined, subject = case.taught, case.examined, case.subject
     sizes = subject.explanandum.sizes
     wanted = np.exp(examined.log_probabilities).astype(np.float64)
@@ -679,20 +745,16 @@ def check_encoding(case: Case) -> Check:
         gains.append((wanted * (after - before)).sum(1))
     # Nats, as a share of what there is to know: all classes of all ranks.
     scale = max(float(np.log(sizes).sum()), _TINY)
-    value, low, high = case.interval((gains[0] - gains[1]) / scale)
+    found = case.interval((gains[0] - gains[1]) / scale)
     # Honest masks of the demo have none; a tenth of all there is to know cannot be an accident.
-    warn, fail = 0.03, 0.1
-    return Check(
+    return judge_interval(
         "encode-meter",
         "leakage",
-        _judge(low, warn, fail),
-        value,
-        f"a judge that also sees the mask as such gains {value:+.1%} of all there is to know about the "
+        found,
+        0.03,
+        0.1,
+        f"a judge that also sees the mask as such gains {found[0]:+.1%} of all there is to know about the "
         "classes, beyond what it gains from random places: that much is told by the choice of tokens",
-        warn,
-        fail,
-        low,
-        high,
         {
             "gain, masks (nats)": float(gains[0].mean()),
             "gain, random places (nats)": float(gains[1].mean()),

@@ -68,6 +68,9 @@ PUBLISHED = {
 """The paper's Table 1: superkingdom, phylum, genus; masks of the true classes, operator ``scale``."""
 
 
+_WINDOWS_AT_ONCE = 512  # whose chunks are classified together: bounds the memory of their answers
+
+
 @dataclass
 class Truth:
     """Planted intervals by read name, 0-based half-open bp on the record: (N, 2) arrays."""
@@ -163,7 +166,7 @@ def evaluate(
     """
     if len(windows) == 0:
         raise InputError("there is no window to evaluate")
-    examined = examine(subject, explainer, windows, on_batch=on_batch)
+    examined = examine(subject, explainer, windows, on_batch=on_batch, with_answers=False)
     sequences = examined.sequences
     conditions: dict[str, list[Floats]] = {
         "masks": examined.masks,
@@ -172,7 +175,8 @@ def evaluate(
         "inverted rounded masks": _invert(examined.rounded),
     }
     if oracle:
-        true = examine(subject, explainer, windows, examined.labels, on_batch=on_batch)
+        labels = examined.labels
+        true = examine(subject, explainer, windows, labels, on_batch=on_batch, with_answers=False)
         masks = (true.masks, true.rounded, _invert(true.rounded))
         conditions |= dict(zip(ORACLE, masks, strict=True))
     if controls:
@@ -183,8 +187,7 @@ def evaluate(
     predicted = {"unmasked": examined.predicted}
     kept = {"unmasked": np.ones(len(examined))}
     for name, masks_of_windows in conditions.items():
-        answers = subject.log_probabilities(sequences, masks_of_windows, operator, on_batch)
-        predicted[name] = subject.best(answers)
+        predicted[name] = subject.predict(sequences, masks_of_windows, operator, on_batch)
         kept[name] = np.array([mask.mean() if len(mask) else 0.0 for mask in masks_of_windows])
     for name, wanted in (("relevant chunks", True), ("not-relevant chunks", False)):
         pieces = [
@@ -223,13 +226,17 @@ def cut_chunks(
 
 def classify_chunks(subject: Subject, pieces: Sequence[Sequence[str]]) -> NDArray[np.int64]:
     """Class per rank (N, R) from the mean of the probabilities of each window's pieces."""
-    owners = np.array([i for i, own in enumerate(pieces) for _ in own], dtype=np.int64)
-    answers = subject.log_probabilities([piece for own in pieces for piece in own])
-    sums = np.zeros((len(pieces), answers.shape[1]), dtype=np.float32)
-    np.add.at(sums, owners, np.exp(answers))
-    nothing = np.array([not own for own in pieces], dtype=np.bool_)
-    sums[nothing] = subject.explanandum.bias().cpu().numpy()
-    return subject.best(sums)
+    found = np.empty((len(pieces), len(subject.explanandum.sizes)), dtype=np.int64)
+    for first in range(0, len(pieces), _WINDOWS_AT_ONCE):
+        few = pieces[first : first + _WINDOWS_AT_ONCE]
+        owners = np.array([i for i, own in enumerate(few) for _ in own], dtype=np.int64)
+        answers = subject.log_probabilities([piece for own in few for piece in own])
+        sums = np.zeros((len(few), answers.shape[1]), dtype=np.float32)
+        np.add.at(sums, owners, np.exp(answers))
+        nothing = np.array([not own for own in few], dtype=np.bool_)
+        sums[nothing] = subject.explanandum.bias().cpu().numpy()
+        found[first : first + len(few)] = subject.best(sums)
+    return found
 
 
 # ---------------------------------------------------------------- planted truth

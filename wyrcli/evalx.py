@@ -117,7 +117,6 @@ class FittingOptions(NamedTuple):
     steps: int = 200
     batch_size: int = 32
     learning_rate: float = 3e-4
-    seed: int = 0
 
 
 class Evaluator(nn.Module):
@@ -157,20 +156,21 @@ def fit_evaluator(
     targets: Floats,
     draw: Draw,
     options: FittingOptions,
-    on_step: Callable[[int], None] = lambda done: None,
+    seed: int = 0,
 ) -> Evaluator:
     """Train an evaluator, in place, to give ``targets`` from what the masks leave; returns it.
 
     The loss is the divergence KL(target || answer), summed over ranks: the soft answers of the frozen
-    classifier are what is to be told, not the true labels.
+    classifier are what is to be told, not the true labels.  No more windows at a time than the subject reads:
+    gradients of a larger batch are added up.
 
     Parameters
     ----------
     targets: (N, C), the classifier's log-probabilities of the whole windows.
     draw: the mask of window i at a step.
-    on_step: called with 1 after each step.
+    seed: of the order of the windows and of what is drawn.
     """
-    rng = np.random.default_rng(options.seed)
+    rng = np.random.default_rng(seed)
     size = min(options.batch_size, len(sequences))
     optimizer = torch.optim.AdamW(evaluator.parameters(), lr=options.learning_rate, weight_decay=0.01)
     warmup = max(options.steps // 10, 1)
@@ -184,15 +184,16 @@ def fit_evaluator(
         if len(order) < size:
             order = rng.permutation(len(sequences))
         rows, order = order[:size].tolist(), order[size:]
-        answer = evaluator.answer(subject, [sequences[i] for i in rows], [draw(i, rng) for i in rows])
-        target = torch.from_numpy(targets[rows]).to(subject.device)
-        loss = F.kl_div(answer, target, reduction="none", log_target=True).sum(-1).mean()
+        own, masks = [sequences[i] for i in rows], [draw(i, rng) for i in rows]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for part in windows_by_length(own, subject.batch_size):
+            answer = evaluator.answer(subject, [own[i] for i in part], [masks[i] for i in part])
+            target = torch.from_numpy(targets[[rows[i] for i in part]]).to(subject.device)
+            loss = F.kl_div(answer, target, reduction="sum", log_target=True) / size
+            loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(evaluator.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        on_step(1)
     return evaluator.requires_grad_(False)
 
 
@@ -278,14 +279,24 @@ def resample(mask: Floats, bins: int) -> Floats:
 
 
 def probe_masks(
-    masks: Sequence[Floats], classes: NDArray[np.int64], seed: int = 0, permutations: int = 200
+    masks: Sequence[Floats],
+    classes: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    seed: int = 0,
+    permutations: int = 200,
 ) -> Probe:
     """Guess the classes (N, R) from the masks alone: where they lie, how much they keep, in how many runs.
 
     Kernel ridge regression on the one-hot classes, with a linear and a Gaussian kernel added; five folds.
     Its predictions are linear in the classes, so permuted ones cost next to nothing.
+
+    Only one window of each of the ``groups`` (N,) is taken, drawn at random: others of the same genome would
+    give its class away by its place, and permuting them as if they were independent would call that a code.
     """
     rng = np.random.default_rng(seed)
+    drawn = rng.permutation(len(masks))
+    one_each = drawn[np.unique(groups[drawn], return_index=True)[1]]
+    masks, classes = [masks[i] for i in one_each], classes[one_each]
     n = len(masks)
     kernel = _kernel(_describe(masks))
     orders = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(permutations))])  # (P + 1, N)

@@ -102,20 +102,40 @@ class Subject(NamedTuple):
         Raises ValueError for an unknown removal, for one that writes what this classifier's alphabet or
         vocabulary does not have, or for a mask that has not one value per valid token.
         """
+        found = np.empty((len(sequences), sum(self.explanandum.sizes)), dtype=np.float32)
+        for rows, answers in self._batches(sequences, masks, removal):
+            found[rows] = answers
+            on_batch(len(rows))
+        return found
+
+    def predict(
+        self,
+        sequences: Sequence[str],
+        masks: Sequence[Floats] | None = None,
+        removal: str = "gate",
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> NDArray[np.int64]:
+        """The most probable class within each rank, (N, R); see :meth:`log_probabilities`."""
+        found = np.empty((len(sequences), len(self.explanandum.sizes)), dtype=np.int64)
+        for rows, answers in self._batches(sequences, masks, removal):
+            found[rows] = self.best(answers)
+            on_batch(len(rows))
+        return found
+
+    def _batches(
+        self, sequences: Sequence[str], masks: Sequence[Floats] | None, removal: str
+    ) -> Iterator[tuple[list[int], Floats]]:
+        """Numbers of windows and their log-probabilities, batch by batch."""
         if removal not in REMOVALS:
             raise ValueError(f"unknown removal '{removal}'; known: {', '.join(REMOVALS)}")
         if removal not in (*OPERATORS, *self.removals):
             raise ValueError(f"removal '{removal}' has no meaning here; allowed: {', '.join(self.removals)}")
-        explanandum = self.explanandum
-        found = np.empty((len(sequences), sum(explanandum.sizes)), dtype=np.float32)
         for rows in windows_by_length(sequences, self.batch_size):
             own = [sequences[i] for i in rows]
             kept = None if masks is None else [masks[i] for i in rows]
             with torch.inference_mode():
-                logits = self._answer(own, kept, removal)
-                found[rows] = self.normalise(logits).cpu().numpy()
-            on_batch(len(rows))
-        return found
+                answers = self.normalise(self._answer(own, kept, removal)).cpu().numpy()
+            yield rows, answers
 
     def normalise(self, logits: Tensor) -> Tensor:
         """Logits (B, C) to log-probabilities: a log-softmax over each rank."""
@@ -226,12 +246,12 @@ def _leads(letter: str, lasts: dict[str, str], end: str) -> bool:
 def windows_by_length(sequences: Sequence[str], batch_size: int) -> Iterator[list[int]]:
     """Numbers of windows, in batches of like length: little is padded, and long ones come in small batches.
 
-    ``batch_size``: of windows of the median length.
+    ``batch_size``: of windows of the greatest length; there are more of shorter ones in a batch.
     """
     lengths = [len(s) for s in sequences]
     if not lengths:
         return
-    budget = batch_size * max(int(np.median(lengths)), 1)
+    budget = batch_size * max(lengths)
     batch: list[int] = []
     for i in np.argsort(lengths, kind="stable").tolist():
         if batch and (len(batch) + 1) * lengths[i] > budget:
@@ -248,7 +268,7 @@ class Examined:
     Parameters
     ----------
     windows: sequences, labels, names and starts.
-    log_probabilities: (N, C), unmasked.
+    log_probabilities: (N, C), unmasked; (0, C) where they were not asked for.
     predicted: (N, R), the most probable class within each rank.
     classes: (N, R), whose masks they are; ``predicted`` unless others were asked for.
     rank_masks: of each window (T_i, R), the soft mask of each of its classes.
@@ -292,12 +312,18 @@ def examine(
     windows: EvaluatedWindows,
     classes: NDArray[np.int64] | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
+    *,
+    with_answers: bool = True,
 ) -> Examined:
-    """Classify windows and take their masks, of the predicted classes or of ``classes`` (N, R)."""
+    """Classify windows and take their masks, of the predicted classes or of ``classes`` (N, R).
+
+    ``with_answers``: whether to keep the log-probabilities of all C classes.
+    """
     explanandum = subject.explanandum
     sequences = [windows.sequences[i] for i in range(len(windows))]
     n_ranks = len(explanandum.sizes)
-    found = np.empty((len(sequences), sum(explanandum.sizes)), dtype=np.float32)
+    n_kept = len(sequences) if with_answers else 0
+    found = np.empty((n_kept, sum(explanandum.sizes)), dtype=np.float32)
     predicted = np.empty((len(sequences), n_ranks), dtype=np.int64)
     masks: list[Floats] = [np.empty((0, n_ranks), np.float32)] * len(sequences)
     spans = [np.empty((0, 2), np.int64)] * len(sequences)
@@ -309,7 +335,8 @@ def examine(
             best = explanandum.predict(logits)[0]
             wanted = best if classes is None else torch.from_numpy(classes[rows]).to(best)
             own = explainer(batch, states, explanandum.class_numbers(wanted)).float().sigmoid().cpu().numpy()
-            found[rows] = subject.normalise(logits).cpu().numpy()
+            if with_answers:
+                found[rows] = subject.normalise(logits).cpu().numpy()
             predicted[rows] = best.cpu().numpy()
         for i, row, n in zip(rows, range(len(rows)), cpu_batch.valid.sum(-1).tolist(), strict=True):
             masks[i] = own[row, 1 : 1 + n]

@@ -11,28 +11,31 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wyrcli.errors import WyrError
+
 __all__ = ["Shelf", "digest"]
 
 
-def digest(*parts: bytes | str | Path | Iterable[str]) -> str:
-    """SHA-256 in hexadecimal of bytes, texts, contents of files and sequences of texts, in this order."""
+def digest(*parts: str | Path | Iterable[str]) -> str:
+    """SHA-256 in hexadecimal of texts, the contents of files, and sequences of texts, in this order."""
     found = hashlib.sha256()
     for part in parts:
+        own = hashlib.sha256()
         if isinstance(part, Path):
-            content = hashlib.sha256(part.read_bytes()).digest()
-        elif isinstance(part, bytes):
-            content = hashlib.sha256(part).digest()
+            with part.open("rb") as handle:
+                own = hashlib.file_digest(handle, "sha256")
         else:
-            content = hashlib.sha256(
-                json.dumps([part] if isinstance(part, str) else list(part)).encode()
-            ).digest()
-        found.update(content)
+            for text in [part] if isinstance(part, str) else part:
+                own.update(f"{len(text)}:{text}".encode())
+        found.update(own.digest())
     return found.hexdigest()
 
 
@@ -43,13 +46,18 @@ class Shelf:
     ----------
     folder: where; it is made.  None keeps nothing.
     about: digest of all that every part rests on.
+
+    A file that cannot be read counts as not there.  Raises WyrError if the folder cannot be made.
     """
 
     def __init__(self, folder: Path | None, about: str) -> None:
         self._folder = folder
         self._about = about
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise WyrError(f"cannot keep parts in {folder}: {error.strerror or error}") from None
 
     def arrays(
         self, name: str, about: str, compute: Callable[[], tuple[Sequence[NDArray[np.float64]], float]]
@@ -60,7 +68,8 @@ class Shelf:
         """
         path = self._path(name, about, "npz")
         if path is not None and path.is_file():
-            with np.load(path) as content:
+            damaged = (OSError, ValueError, KeyError, EOFError, BadZipFile)
+            with suppress(*damaged), path.open("rb") as handle, np.load(handle) as content:
                 ends = np.cumsum(content["lengths"])[:-1]
                 return np.split(content["values"], ends), float(content["number"])
         arrays, number = compute()
@@ -79,7 +88,8 @@ class Shelf:
         """What JSON can hold, from the folder or computed."""
         path = self._path(name, about, "json")
         if path is not None and path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+            with suppress(OSError, ValueError):
+                return json.loads(path.read_text(encoding="utf-8"))
         found = compute()
         if path is not None:
             _replace(path, lambda target: target.write_text(json.dumps(found), encoding="utf-8"))
@@ -97,6 +107,8 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write(part)
+        with part.open("rb") as handle:  # before the name is there, so that a crash leaves no empty file
+            os.fsync(handle.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

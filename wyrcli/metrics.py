@@ -8,6 +8,7 @@ difference of their scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "draw_weights",
     "intersection_over_union",
     "interval",
+    "number_groups",
     "weighted_average_precision",
     "weighted_balanced_accuracy",
     "weighted_mean",
@@ -78,6 +80,16 @@ def intersection_over_union(truth: NDArray[np.bool_], called: NDArray[np.bool_])
 # ---------------------------------------------------------------- bootstrap
 
 
+def number_groups(groups: Sequence[str]) -> NDArray[np.int64]:
+    """Number of each window's group, (N,), in the order in which they come.
+
+    >>> number_groups(["b", "a", "b"])
+    array([0, 1, 0])
+    """
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in groups], dtype=np.int64)
+
+
 def draw_weights(
     n_windows: int, groups: NDArray[Any] | None = None, draws: int = 1000, seed: int = 0
 ) -> NDArray[np.float32]:
@@ -128,7 +140,7 @@ def weighted_mean(values: NDArray[np.floating[Any]], weights: NDArray[np.float32
     """
     counted = ~np.isnan(values)
     both = np.stack([np.where(counted, values, 0), counted], axis=1).astype(np.float64)
-    total, members = np.array([weight @ both for weight in weights]).T
+    total, members = np.array([weight @ both for weight in weights]).reshape(-1, 2).T
     found = np.full(len(weights), np.nan)
     np.divide(total, members, out=found, where=members > 0)
     return found

@@ -4,9 +4,11 @@ A peer gives every valid token of a window a score, higher for more important.  
 one number: the sum over ranks of the log-probability of one class per rank, mostly the predicted one.  So
 one explanation serves all ranks, which is the cheapest that a peer can be.
 
-Peers that take tokens away do so by the ``gate`` operator at 0, as a binary Explainer would.  Their
-variants of a window fill whole batches, and what is fitted to the answers is solved in closed form: captum
-and lime loop over one sample at a time, which says more about loops than about the method.
+Peers that take tokens away do so by an operator of :mod:`wyrcli.model.masking` at 0, as a binary Explainer
+would.  Their variants of a window fill whole batches, and what is fitted to the answers is solved in closed
+form: captum and lime loop over one sample at a time, which says more about loops than about the method.
+Gradients come twice: with respect to the embeddings, as in the literature, and with respect to the gates by
+which our Explainers are trained and judged.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from wyrcli import attribution
 from wyrcli.attribution import Game, Options, Scores
 from wyrcli.errors import WyrError
 from wyrcli.examination import Subject, windows_by_length
+from wyrcli.model.masking import OPERATORS, gate
 
 __all__ = ["PEERS", "Options", "Peer", "Scores"]
 
 _DEFAULT = Options()
+_WARM_LETTERS = 64
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Peer:
 
         They do not depend on the batch size, nor on the windows beside them.  ``on_batch`` is told how many
         windows are done since it was last told.  Raises WyrError where a package is missing, or where the
-        method cannot be had for this architecture.
+        method cannot be had for this architecture.  Call :meth:`warm_up` before measuring its time.
         """
         if self.needs and find_spec(self.needs) is None:
             raise WyrError(f"{self.name} needs {self.needs}: pip install 'wyrcli[compare]'")
@@ -79,11 +83,27 @@ class Peer:
         for rows in windows_by_length(sequences, max(subject.batch_size // variants, 1)):
             longest = max(lengths[i] for i in rows)
             capacity = max(subject.batch_size * max(usual, 1) // max(longest, 1), 1)
-            game = Game(subject, [sequences[i] for i in rows], classes[rows], capacity)
+            removal = OPERATORS.get(options.removal, gate)
+            game = Game(subject, [sequences[i] for i in rows], classes[rows], capacity, removal)
             for i, own in zip(rows, self.score(game, options), strict=True):
                 scores[i] = own
             on_batch(len(rows))
         return scores
+
+    def warm_up(
+        self,
+        subject: Subject,
+        sequence: str,
+        classes: NDArray[np.int64],
+        options: Options = _DEFAULT,
+    ) -> None:
+        """Explain the first letters of one window, for its ``classes`` (1, R), with few samples.
+
+        Imports, compilers and first calls take their time here, and not in what is measured afterwards.
+        Raises WyrError as :meth:`explain` does.
+        """
+        few = options._replace(lime_samples=8, shap_samples=8, steps=2, evaluations=8)
+        self.explain(subject, [sequence[:_WARM_LETTERS]], classes, few)
 
 
 PEERS = {
@@ -116,9 +136,23 @@ PEERS = {
             differentiates=True,
         ),
         Peer(
+            "gate-gradient",
+            "Gradient times input of a mask of ones, which the gate applies (after Shrikumar et al. 2016).",
+            attribution.gate_gradient,
+            lambda tokens, options: 1,
+            differentiates=True,
+        ),
+        Peer(
             "integrated-gradients",
             "Gradients along the path from embeddings of zero (Sundararajan et al. 2017).",
             attribution.integrated_gradients,
+            lambda tokens, options: options.steps,
+            differentiates=True,
+        ),
+        Peer(
+            "gate-integrated-gradients",
+            "Gradients of the mask on the path from closed to open gates (after Sundararajan et al. 2017).",
+            attribution.gate_integrated_gradients,
             lambda tokens, options: options.steps,
             differentiates=True,
         ),
@@ -156,4 +190,4 @@ PEERS = {
         ),
     )
 }
-"""By name, from the cheapest to the dearest."""
+"""By name: what needs no gradient and no removal, then gradients, then removals."""

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wyrcli.audit import CHECKS, AuditOptions, Check, prepare_case
+from wyrcli.audit import CHECKS, AuditOptions, Check, audit
 from wyrcli.dataset import LabelledWindows
 from wyrcli.evaluation import ORACLE, PUBLISHED, Evaluation, Truth, locate
 from wyrcli.examination import EvaluatedWindows, Examined, Subject, examine
 from wyrcli.faithfulness import Faithfulness, Localised, localise, lower_is_better, measure
 from wyrcli.figures import MaskStatistics, mask_statistics
 from wyrcli.keeping import Shelf
-from wyrcli.metrics import draw_weights, interval, weighted_average_precision, weighted_mean
+from wyrcli.metrics import draw_weights, interval, number_groups, weighted_average_precision, weighted_mean
 from wyrcli.model.explainer import Explainer
 from wyrcli.peers import PEERS, Options
 from wyrcli.result_tables import Cell, Column, Style, Table
@@ -38,6 +38,7 @@ __all__ = [
     "conditions_table",
     "cost_table",
     "count_parts",
+    "difference_table",
     "draw_group_weights",
     "examine_classes",
     "faithfulness_table",
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 Row = list[Cell | str | float | int | None]
+_FEWEST_GROUPS = 10
+_MATRIX_WINDOWS = 200  # of the table of classes
 _FEW_CLASSES = 20  # a table of more classes than these cannot be read
 
 
@@ -95,7 +98,10 @@ def conditions_table(
     if any(name in results[0].predicted for name in ORACLE):
         notes.append("Oracle: masks of the true classes, which nobody has where a tool like this is used.")
     if any(name.startswith("control") for name in results[0].predicted):
-        notes.append("Controls keep as many tokens as the rounded masks, but know nothing of the sequence.")
+        notes.append(
+            "Controls know nothing of the sequence. All but the last two keep as many tokens as the rounded "
+            "masks."
+        )
     columns = [
         Column("condition", "Condition"),
         *(Column(rank, rank, "percent") for rank in ranks),
@@ -274,6 +280,8 @@ def compare(
         where, drawn = None, np.zeros(0)
         if truth is not None:
             where = localise(scores, planted, decoys, n_kept)
+            if not truth.decoys:
+                where = replace(where, decoys=np.full(len(scores), np.nan))
             owner = np.repeat(np.arange(len(scores)), [len(own) for own in scores])
             drawn = weighted_average_precision(
                 np.concatenate(planted), np.concatenate(scores), owner, weights
@@ -298,6 +306,8 @@ def compare(
         peer = PEERS[name]
 
         def compute(peer: Any = peer) -> tuple[list[NDArray[np.float64]], float]:
+            # Imports and first calls are not what a method costs.
+            peer.warm_up(subject, examined.sequences[0], examined.predicted[:1], options)
             begun = time.perf_counter()
             scores = peer.explain(subject, examined.sequences, examined.predicted, options)
             return scores, time.perf_counter() - begun
@@ -369,12 +379,46 @@ def faithfulness_table(methods: Sequence[Method], weights: NDArray[np.float32], 
     return Table("methods", title, columns, rows, _kinds(methods), notes)
 
 
+def difference_table(methods: Sequence[Method], weights: NDArray[np.float32]) -> Table:
+    """The first method minus each other one, on the same windows; ``weights`` (draws, M)."""
+    shares = [f"{100 * share:g}" for share in methods[0].faithfulness.shares if 0.05 <= share <= 0.2]
+    keys = [f"{measure}_at_{share}" for measure in ("comprehensiveness", "sufficiency") for share in shares]
+    columns = [Column("method", "Minus")]
+    known = methods[0].localised is not None
+    if known:
+        columns.append(Column("auprc", "token AUPRC", "number"))
+    columns += [Column(key, _heading(key), "number") for key in keys]
+    first = methods[0].faithfulness.by_window()
+    rows: list[Row] = []
+    for method in methods[1:]:
+        row: Row = [method.name]
+        if methods[0].localised is not None and method.localised is not None:
+            drawn = methods[0].drawn_auprc - method.drawn_auprc
+            row.append(Cell(methods[0].localised.auprc - method.localised.auprc, *interval(drawn)))
+        own = method.faithfulness.by_window()
+        rows.append([*row, *(_mean_cell(first[key] - own[key], weights) for key in keys)])
+    notes = [
+        f"{methods[0].name} is better where AUPRC and comprehensiveness are above zero, and sufficiency is "
+        "below. An interval that holds zero leaves it open."
+    ]
+    title = f"{methods[0].name} minus the others, window by window"
+    return Table("differences", title, columns, rows, _kinds(methods[1:]), notes)
+
+
+def _heading(key: str) -> str:
+    """
+    >>> _heading("sufficiency_at_20")
+    'suff. 20 %'
+    """
+    return f"{key[:4]}. {key.rpartition('_')[2]} %"
+
+
 def share_table(methods: Sequence[Method], weights: NDArray[np.float32]) -> Table:
     """Sufficiency and comprehensiveness by share of tokens."""
     shares = [f"{100 * share:g}" for share in methods[0].faithfulness.shares]
     keys = [f"{measure}_at_{share}" for measure in ("sufficiency", "comprehensiveness") for share in shares]
     columns = [Column("method", "Method")]
-    columns += [Column(key, f"{key[:4]}. {key.rpartition('_')[2]} %", "number") for key in keys]
+    columns += [Column(key, _heading(key), "number") for key in keys]
     values = [
         [_mean_cell(found[key], weights) for key in keys]
         for found in (method.faithfulness.by_window() for method in methods)
@@ -404,8 +448,8 @@ def cost_table(methods: Sequence[Method]) -> Table:
         even = int(np.ceil(first.training / (each - own))) if pays else None
         rows.append([method.name, method.passes, method.per_second, each / own, even])
     notes = [
-        "A pass is a forward pass of the classifier, a backward pass counts as two more. All in one run on "
-        "one machine.",
+        "A pass is a forward pass of the classifier, a backward pass counts as two more. Windows per second "
+        "were measured in one run on one machine; training took its time where it was done.",
         f"Break-even: windows after which training {first.name} has taken less time than the peer"
         + (
             f" ({first.training:,.0f} s)."
@@ -469,9 +513,13 @@ def audit_table(audits: Mapping[str, Sequence[Check]]) -> Table:
 
 
 def draw_group_weights(windows: EvaluatedWindows, seed: int) -> NDArray[np.float32]:
-    """Weights (draws, N) of a bootstrap over the groups of windows: genomes where they are known."""
-    groups = windows.groups
-    return draw_weights(len(windows), np.array([groups[i] for i in range(len(windows))]), seed=seed)
+    """Weights (draws, N) of a bootstrap over the groups of windows: genomes where they are known.
+
+    No draws where there are fewer than ten groups: intervals of so few would be far too narrow.
+    """
+    numbers = number_groups([windows.groups[i] for i in range(len(windows))])
+    draws = 1000 if len(windows) and numbers.max() + 1 >= _FEWEST_GROUPS else 0
+    return draw_weights(len(windows), numbers, draws, seed)
 
 
 class StudyOptions(NamedTuple):
@@ -544,15 +592,18 @@ def study(
         tables["truth"] = methods_table(methods, weights)
     tables["methods"] = faithfulness_table(methods, weights, options.removal)
     tables["shares"] = share_table(methods, weights)
+    if len(methods) > 1:
+        tables["differences"] = difference_table(methods, weights)
     tables["cost"] = cost_table(methods)
     if has_few_classes(subject.explanandum.sizes[0]):
-        first = explainers[0]
-        matrix = examine_classes(subject, first.explainer, first.operator, results[0].examined, 0)
+        first, few = explainers[0], windows.select(np.sort(order[:_MATRIX_WINDOWS]))
+        examined = examine(subject, first.explainer, few)
+        matrix = examine_classes(subject, first.explainer, first.operator, examined, 0)
         tables["classes"] = class_table(matrix, taxonomy.taxa[0], taxonomy.ranks[0])
     audits: dict[str, list[Check]] = {}
     if options.audit:
         for own in explainers:
-            audits[own.name] = _kept_audit(subject, own, windows, options.seed, shelf, on_part)
+            audits[own.name] = _audit(subject, own, windows, AuditOptions(seed=options.seed), shelf, on_part)
         tables["audit"] = audit_table(audits)
     return Study(tables, statistics, methods, compared.tolist(), audits)
 
@@ -562,21 +613,25 @@ def count_parts(explainers: Sequence[Named], options: StudyOptions) -> int:
     return len(explainers) + len(options.peers) + len(CHECKS) * len(explainers) * options.audit
 
 
-def _kept_audit(
+def _audit(
     subject: Subject,
     own: Named,
     windows: LabelledWindows,
-    seed: int,
+    options: AuditOptions,
     shelf: Shelf,
     on_part: Callable[[str], None],
 ) -> list[Check]:
-    """Check by check: each can be found again by itself."""
-    found = []
-    rest = AuditOptions(seed=seed)
-    # What several checks share is computed once, for those that have to be run.
-    case = prepare_case(subject, own.explainer, own.operator, windows, options=rest)
-    for name, run in CHECKS.items():
-        content = shelf.content(f"{own.name} {name}", repr(rest), lambda run=run: asdict(run(case)))  # type: ignore[misc]
-        found.append(Check(**content))
-        on_part(f"{own.name}: {name}")
-    return found
+    """Check by check, each found again by itself."""
+
+    def remember(name: str, run: Callable[[], Check]) -> Check:
+        return Check(**shelf.content(f"{own.name} {name}", repr(options), lambda: asdict(run())))
+
+    return audit(
+        subject,
+        own.explainer,
+        own.operator,
+        windows,
+        options=options,
+        remember=remember,
+        on_check=lambda check: on_part(f"{own.name}: {check.name}"),
+    )

@@ -22,6 +22,7 @@ from wyrcli.figures import (
     thresholded,
 )
 from wyrcli.pages import Picture, Section, Verdict, Verdicts
+from wyrcli.peers import PEERS
 from wyrcli.result_tables import Cell, Table, number_text
 from wyrcli.study import Method, Study, statistics_table
 
@@ -95,7 +96,7 @@ def _verdict(check: Check) -> Verdict:
     return Verdict(check.name, check.verdict, number, ", ".join(limits), check.meaning)
 
 
-def _methods(methods: Sequence[Method], tables: Mapping[str, Table]) -> list[Table | Picture]:
+def _methods(methods: Sequence[Method], tables: Mapping[str, Table]) -> list[str | Table | Picture]:
     faith = {method.name: method.faithfulness for method in methods}
     deletion = {name: (own.fractions, own.deletion.mean(0)) for name, own in faith.items()}
     insertion = {name: (own.fractions, own.insertion.mean(0)) for name, own in faith.items()}
@@ -121,7 +122,8 @@ def _methods(methods: Sequence[Method], tables: Mapping[str, Table]) -> list[Tab
             "Deletion and insertion: the most important tokens first.",
             "Curves; areas under them are in the table.",
         ),
-        *(tables[key] for key in ("truth", "methods", "shares", "cost") if key in tables),
+        *(tables[key] for key in ("truth", "methods", "shares", "differences", "cost") if key in tables),
+        *(f"{m.name}: {PEERS[m.name].description}" for m in methods if m.name in PEERS),
     ]
 
 

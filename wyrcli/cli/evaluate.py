@@ -28,12 +28,13 @@ from wyrcli.cli.options import (
     Threads,
     set_threads,
 )
-from wyrcli.errors import WyrError, counted
+from wyrcli.errors import InputError, WyrError, counted
 
 if TYPE_CHECKING:
     from wyrcli.checkpoint import Checkpoint, TrainedExplainer
     from wyrcli.dataset import LabelledWindows
     from wyrcli.evaluation import Evaluation
+    from wyrcli.examination import Subject
     from wyrcli.result_tables import Table
     from wyrcli.study import Study
 
@@ -117,8 +118,8 @@ def evaluate(
     """Say whether the masks of a model can be believed.
 
     --table prints the paper's Table 1: is what the masks keep enough, is what they hide needed?  Masks are
-    those of the predicted classes.  Every Explainer of that kind beside the model is scored with the removal
-    operator that it was trained for, so that gate and scale stand side by side.
+    those of the predicted classes.  Every Explainer of that kind beside the model (with --full, of any kind)
+    is scored with the removal operator that it was trained for, so that gate and scale stand side by side.
 
     --full adds masks that know nothing (controls), other methods on the same reads (LIME, SHAP, gradients,
     attention, occlusion: extra 'compare'), and an audit: does an Explainer leak the class, is it degenerate,
@@ -146,6 +147,10 @@ def evaluate(
 
     if not (table or full):
         raise typer.BadParameter("say what to evaluate: --table or --full")
+    if strict and not (full and audit):
+        raise typer.BadParameter("--strict is about the audit; it needs --full, and goes without --no-audit")
+    if keep is not None and not full:
+        raise typer.BadParameter("--keep is for --full")
     if decoys is not None and truth is None:
         raise typer.BadParameter("--decoys needs --truth")
     if removal not in REMOVALS:
@@ -154,7 +159,7 @@ def evaluate(
         )
     options = StudyOptions(
         _choose_peers(peers) if full else [],
-        Options(seed=seed, lime_samples=lime_samples),
+        Options(seed=seed, lime_samples=lime_samples, removal=removal),
         peer_reads,
         removal,
         audit,
@@ -181,14 +186,19 @@ def evaluate(
             warn(f"{without:,} of {len(windows):,} windows have no interval in {truth}; is it theirs?")
     first = load_explainer(checkpoint.path, explainer, operator)
     others = [
-        load_explainer(checkpoint.path, explainer, name.removeprefix(f"{explainer}-"))
+        load_explainer(checkpoint.path, *name.split("-", 1))
         for name in list_explainers(checkpoint.path)
-        if name.startswith(f"{explainer}-") and name != first.name
+        if (full or name.startswith(f"{explainer}-")) and name != first.name
     ]
     trained = [first, *others]
+    if full and audit and len(windows) < 20:
+        raise InputError(f"{counted(len(windows), 'window')}; an audit needs 20 or more (--no-audit)")
     subject = Subject(checkpoint.explanandum.to(where, dtype), checkpoint.tokenizer, where, batch_size, seed)
     for own in trained:
         own.explainer.to(where, dtype)
+    if removal not in subject.removals:
+        raise WyrError(f"this model has no removal '{removal}'; it has {', '.join(subject.removals)}")
+    shelf = Shelf(keep, "" if keep is None else _digest(checkpoint, trained, windows, subject, str(dtype)))
     with ExitStack() as stack:
         files = {
             form: stack.enter_context(outputs.open_output(path))
@@ -232,7 +242,7 @@ def evaluate(
                     checkpoint.taxonomy,
                     options,
                     truth=known,
-                    shelf=Shelf(keep, _digest(checkpoint, trained, windows)),
+                    shelf=shelf,
                     on_part=lambda part: advance(1, part),
                 )
             tables |= found.tables
@@ -283,13 +293,31 @@ def _seconds(trained: TrainedExplainer) -> float:
     return total
 
 
-def _digest(checkpoint: Checkpoint, trained: Sequence[TrainedExplainer], windows: LabelledWindows) -> str:
-    """Of all that a study's parts rest on."""
+def _digest(
+    checkpoint: Checkpoint,
+    trained: Sequence[TrainedExplainer],
+    windows: LabelledWindows,
+    subject: Subject,
+    dtype: str,
+) -> str:
+    """Of all that the parts of a study rest on, the machine's part in their seconds included."""
+    import torch
+
     from wyrcli.keeping import digest
 
     folders = [checkpoint.path, *(checkpoint.path / "explainers" / own.name for own in trained)]
-    weights = [folder / "model.safetensors" for folder in folders]
-    return digest(__version__, *weights, (windows.sequences[i] for i in range(len(windows))))
+    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    settings = (subject.device, dtype, subject.batch_size, subject.seed, torch.get_num_threads())
+    n = range(len(windows))
+    return digest(
+        __version__,
+        repr(settings),
+        [str(path.relative_to(checkpoint.path)) for path in files],
+        *files,
+        (windows.sequences[i] for i in n),
+        (windows.groups[i] for i in n),
+        (repr(row) for row in windows.labels.tolist()),
+    )
 
 
 def _describe(

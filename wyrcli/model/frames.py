@@ -78,7 +78,7 @@ def match_area(masks: Tensor, shares: Tensor, valid: Tensor) -> Tensor:
     tensor([False,  True,  True])
     """
     n_valid = valid.sum(-1)[:, None]
-    count = (shares * n_valid).round().long().clamp_min(0)  # (B, R)
+    count = (shares.clamp(0, 1) * n_valid).round().long()  # (B, R)
     values = masks.masked_fill(~valid[..., None], 0.0).sort(dim=1, descending=True).values
     # The border lies half way between the last token that is kept and the first that is not.
     padded = torch.cat([torch.ones_like(values[:, :1]), values, torch.zeros_like(values[:, :1])], dim=1)
