@@ -28,8 +28,8 @@ wyr finetune full.data --from first \
   --notice "demo model: it knows 16 invented genera from simulated reads, and nothing of real organisms; use --model for your own"
 
 # The Explainers.  Refining teaches one reading frame what the mean over six says.
-wyr train-explainer demo --data full.data --preset compact --steps 300 --seed 1 --half
-wyr train-explainer demo --data full.data --refine --steps 400 --seed 11 --half
+wyr train-explainer demo --data full.data --preset compact --steps 300 --seed 3 --half
+wyr train-explainer demo --data full.data --refine --steps 400 --seed 13 --half
 wyr train-explainer demo --data full.data --operator scale --steps 150 --seed 3 --half
 # The LSTM sees no hidden states and needs more steps: most of them on short reads.
 wyr train-explainer demo --data short.data --explainer lstm --embeddings composed --entropy 0.3 \
