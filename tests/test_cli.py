@@ -73,6 +73,16 @@ def test_version_is_one_line_on_stdout(run: Run) -> None:
     assert run("--version") == (0, f"wyr {__version__}\n", "")
 
 
+def test_help_breaks_no_line_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal that is narrower than the code, every line of a paragraph but its last is full."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run("evaluate", "--help")
+    lines = [line.strip() for line in out.split("Options")[0].splitlines()]
+    for line, following in pairwise(lines):
+        if line and following:
+            assert len(line) + 1 + len(following.split()[0]) > 76
+
+
 def test_help_of_every_command_names_its_options(run: Run) -> None:
     """The options that the README speaks of exist."""
     wanted = {

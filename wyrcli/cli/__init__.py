@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -30,13 +31,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback through tensors helps nobody; see --debug
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("explain")(explain.explain)
-app.command("evaluate")(evaluate.evaluate)
-app.command("simulate")(simulate.simulate)
-app.command("prepare")(prepare.prepare)
-app.command("finetune")(finetune.finetune)
-app.command("train-explainer")(train_explainer.train_explainer)
-app.command("import")(import_model.import_model)
+for _name, _command in {
+    "explain": explain.explain,
+    "evaluate": evaluate.evaluate,
+    "simulate": simulate.simulate,
+    "prepare": prepare.prepare,
+    "finetune": finetune.finetune,
+    "train-explainer": train_explainer.train_explainer,
+    "import": import_model.import_model,
+}.items():
+    # The lines of a docstring are as long as the code's: --help would break them a second time.
+    _paragraphs = cleandoc(_command.__doc__ or "").split("\n\n")
+    app.command(_name, help="\n\n".join(" ".join(p.split()) for p in _paragraphs))(_command)
 
 
 _debugging = False
