@@ -87,8 +87,8 @@ def evaluate(
         str,
         typer.Option(
             "--removal",
-            help="How that comparison takes tokens away: gate, scale, scale-embedding, mask-token, n, shuffle "
-            "or cut.",
+            help="How that comparison takes tokens away: gate, scale, scale-embedding, mask-token, n, "
+            "shuffle or cut.",
         ),
     ] = "gate",
     audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Whether --full audits.")] = True,
