@@ -122,7 +122,7 @@ FLOORS = (
         *("checkpoint", "inference", "evaluation", "report"),
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
-        *("result_tables", "figures", "pages", "study"),
+        *("result_tables", "figures", "pages", "keeping", "study", "study_page"),
     ),
     ("cli", "__main__"),
 )
