@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +64,10 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared with golden vectors: user clones have none")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heed_ctrl_c() -> None:
+    """Shells start what runs in the background with SIGINT ignored, and the tests' children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,6 +8,7 @@ Not to be confused with a taxonomic rank: a process has a ``number`` here.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +102,13 @@ def join_world(device: torch.device) -> Iterator[World]:
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(f"the {size} processes of this job did not find each other: {reason}") from None
+    world = World(number, size, device)
     try:
-        yield World(number, size, device)
+        yield world
+        # The first process writes at the end, and the others' connections go through it.
+        world.wait()
     finally:
+        # Models that were wrapped hold on to the group, in circles: its threads would live until the
+        # interpreter ends, and now and then abort it.
+        gc.collect()
         dist.destroy_process_group()

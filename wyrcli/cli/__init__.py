@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import cleandoc
 from typing import Annotated
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback through tensors helps nobody; see --debug
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "explain": explain.explain,
     "evaluate": evaluate.evaluate,
     "simulate": simulate.simulate,
@@ -39,7 +39,8 @@ for _name, _command in {
     "finetune": finetune.finetune,
     "train-explainer": train_explainer.train_explainer,
     "import": import_model.import_model,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     # The lines of a docstring are as long as the code's: --help would break them a second time.
     _paragraphs = cleandoc(_command.__doc__ or "").split("\n\n")
     app.command(_name, help="\n\n".join(" ".join(p.split()) for p in _paragraphs))(_command)
