@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wyrcli.taxonomy import Lineage
 
-__all__ = ["Chunk", "Explanation", "Window", "find_runs"]
+__all__ = ["Chunk", "Explanation", "Target", "Window", "find_runs"]
 
 
 class Window(NamedTuple):
@@ -19,7 +19,9 @@ class Window(NamedTuple):
 
     ``record`` is the ordinal of the record in the whole input, from 0: names may repeat, ordinals
     never do.  ``start`` and ``stop`` are 0-based half-open positions on the record, in bp.
-    ``sequence`` is already normalised: upper case, only A, C, G, T and N.
+    ``sequence`` is already normalised: upper case, only A, C, G, T and N.  ``source`` is the record as it
+    stood in a BAM or CRAM file (``pysam.AlignedSegment``), None for others; positions are on the read **as
+    sequenced**, whichever way it is aligned.
     """
 
     record: int
@@ -27,13 +29,27 @@ class Window(NamedTuple):
     start: int
     stop: int
     sequence: str
+    source: Any = None
+
+
+class Target(NamedTuple):
+    """The class that a mask was asked for, where it is not the predicted ones.
+
+    ``rank`` is the number of its rank and ``probability`` what the Explanandum gives it.  With ``against``,
+    the mask is that of ``name`` minus that of ``against``, in [-1, 1].
+    """
+
+    name: str
+    rank: int
+    probability: float
+    against: str = ""
 
 
 class Chunk(NamedTuple):
     """A maximal run of relevant (or of irrelevant) tokens of the rounded mask.
 
     Positions are 0-based half-open bp on the record; ``mean_mask`` is the mean of the soft mask over
-    the run's tokens.
+    the run's tokens, below 0 where a contrast speaks for the other class.
     """
 
     start: int
@@ -44,16 +60,21 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The masks of one window for the classes that the Explanandum predicted.
+    """The masks of one window, for the classes that the Explanandum predicted or for a target.
+
+    T is the number of sites: tokens, or single bases where scores were asked for at that resolution.
 
     Parameters
     ----------
     window: the piece of the record that was classified.
     lineage: predicted taxon per rank.
     probabilities: of those taxa, per rank.
-    mask: float32 (T,), the target mask m: maximum over ranks, or that of one rank if one was asked for.
+    mask: float32 (T,), the target mask m: maximum over ranks, or that of one rank or class if one was asked
+        for; in [-1, 1] for a contrast.
     rank_masks: float32 (R, T), the mask of the predicted taxon of each rank.
-    spans: int64 (T, 2), the bases each token covers, 0-based half-open **on the record**.
+    spans: int64 (T, 2), the bases each site covers, 0-based half-open **on the record**.
+    target: whose mask ``mask`` is, if not that of the predicted classes.
+    sure: per rank, whether its probability is high enough to answer; empty if that was not asked.
     """
 
     window: Window
@@ -62,20 +83,40 @@ class Explanation:
     mask: NDArray[np.float32]
     rank_masks: NDArray[np.float32]
     spans: NDArray[np.int64]
+    target: Target | None = None
+    sure: tuple[bool, ...] = ()
+
+    def answers(self, rank: int) -> bool:
+        """Whether the Explanandum is sure enough to name a taxon at this rank."""
+        return not self.sure or self.sure[rank]
+
+    def label(self, rank: int | None = None) -> str | None:
+        """What a row about this window is called.
+
+        The target, if there is one; else the predicted taxon of ``rank``, by default of the narrowest rank
+        at which the Explanandum is sure; None if it is not.
+        """
+        if self.target is not None:
+            return self.target.name
+        ranks = reversed(range(len(self.lineage))) if rank is None else [rank]
+        return next((self.lineage[r] for r in ranks if self.answers(r)), None)
 
     def chunks(self, threshold: float = 0.5, min_length: int = 1) -> list[Chunk]:
-        """The relevant chunks: runs of tokens with a mask above ``threshold``, at least ``min_length`` bp."""
+        """The relevant chunks: runs of sites with a mask above ``threshold``, at least ``min_length`` bp.
+
+        Of a contrast, runs below ``-threshold`` too, which speak for the other class.
+        """
         chunks = []
-        relevant = self.mask > threshold
-        for first, end in find_runs(relevant):
-            if relevant[first]:
+        side = (self.mask > threshold).astype(np.int8) - (self.mask < -threshold)
+        for first, end in find_runs(side):
+            if side[first]:
                 start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])
                 if stop - start >= min_length:
                     chunks.append(Chunk(start, stop, True, float(self.mask[first:end].mean())))
         return chunks
 
 
-def find_runs(values: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def find_runs(values: NDArray[np.generic]) -> list[tuple[int, int]]:
     """Maximal runs of equal values, as half-open index pairs that tile the array.
 
     >>> find_runs(np.array([True, True, False]))
