@@ -107,7 +107,7 @@ class Explanation:
         Of a contrast, runs below ``-threshold`` too, which speak for the other class.
         """
         chunks = []
-        side = (self.mask > threshold).astype(np.int8) - (self.mask < -threshold)
+        side = (self.mask > threshold).astype(np.int8) - (self.mask < -abs(threshold))
         for first, end in find_runs(side):
             if side[first]:
                 start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])
