@@ -98,7 +98,8 @@ def test_explainer_roundtrip(tmp_path: Path, kind: str, operator: str) -> None:
     assert all(torch.equal(t, found.explainer.state_dict()[n]) for n, t in model.state_dict().items())
     batch = TOKENIZER.batch(MIXED)
     states = explanandum().classify(batch).states
-    assert torch.equal(found.explainer(batch, states), model(batch, states))
+    # Not to the bit: on some processors the place of a matrix in memory decides the order of sums.
+    torch.testing.assert_close(found.explainer(batch, states), model(batch, states), rtol=0, atol=1e-6)
 
 
 def test_list_of_explainers(tmp_path: Path) -> None:

