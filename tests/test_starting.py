@@ -91,13 +91,13 @@ def test_a_network_of_random_weights(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG))
 
-    def make(seed: int, composed: bool = False) -> dict[str, torch.Tensor]:
-        model, tokenizer = start_from_config(path, (2, 5), "cls", composed=composed, seed=seed)
+    def make(seed: int, embeddings: str = "random") -> dict[str, torch.Tensor]:
+        model, tokenizer = start_from_config(path, (2, 5), "cls", embeddings=embeddings, seed=seed)
         assert tokenizer.k == 6 and model.sizes == (2, 5) and model.pooling == "cls"
         assert all(p.requires_grad for p in model.parameters())
         return model.state_dict()
 
-    first, again, other, composed = make(1), make(1), make(2), make(1, composed=True)
+    first, again, other, composed = make(1), make(1), make(2), make(1, "composed")
     assert all(torch.equal(first[n], again[n]) for n in first)
     differing = {n for n in first if not torch.equal(first[n], composed[n])}
     assert differing == {"backbone.embeddings.word_embeddings.weight"}
@@ -109,7 +109,7 @@ def test_a_config_for_other_tokens(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG | {"vocab_size": 77}))
     with pytest.raises(CheckpointError, match=r"vocab_size 77; a new network has the 4107 tokens"):
-        start_from_config(path, (2,), "mean", composed=False, seed=0)
+        start_from_config(path, (2,), "mean", embeddings="random", seed=0)
 
 
 @pytest.fixture

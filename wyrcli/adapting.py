@@ -1,12 +1,13 @@
-"""Training only a part of an Explanandum: its last layers, or low-rank updates of its matrices."""
+"""Training an Explanandum otherwise than whole: its last layers, low-rank updates, or with more layers."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from wyrcli.errors import WyrError
+from wyrcli.model.explanandum import Explanandum
 
-__all__ = ["add_lora", "freeze_layers", "merge_lora"]
+__all__ = ["add_lora", "deepen", "freeze_layers", "merge_lora"]
 
 # What attention's matrices are called: the Nucleotide Transformer and BERT, DistilBERT, ModernBERT.
 _ATTENTION = ("query", "key", "value", "q_lin", "k_lin", "v_lin", "Wqkv")
@@ -19,6 +20,20 @@ def _layers(explanandum: nn.Module) -> nn.ModuleList:
     if not lists:
         raise WyrError("this network has no layers that could be frozen one by one")
     return max(lists, key=lambda m: (len(m), sum(p.numel() for p in m.parameters())))
+
+
+def deepen(explanandum: nn.Module, n_layers: int) -> None:
+    """Give a Nucleotide Transformer more layers; see :meth:`NucleotideTransformer.deepen`.
+
+    Raises WyrError for another encoder, or if it has more layers already.
+    """
+    if not isinstance(explanandum, Explanandum):
+        raise WyrError("--layers is for the Nucleotide Transformer")
+    now = explanandum.backbone.config.num_hidden_layers
+    if n_layers < now:
+        raise WyrError(f"the network has {now} layers; it can be deepened, not cut to {n_layers}")
+    explanandum.backbone.deepen(n_layers)
+    explanandum.n_states = n_layers + 1
 
 
 def freeze_layers(explanandum: nn.Module, n: int) -> None:

@@ -18,13 +18,13 @@ from torch import Tensor
 from wyrcli.errors import InputError
 from wyrcli.model.tokens import TokenBatch, Tokenizer
 
-__all__ = ["Piece", "Plan", "Windows", "cut_pieces", "turn_round"]
+__all__ = ["Piece", "Plan", "Windows", "balance", "cut_at_random", "cut_pieces", "turn_round"]
 
 _POOL = 64  # batches whose windows are sorted by length together
 _COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 # What a random number is for; part of what it is drawn from.
-_ORDER, _STRAND, _NOISE = range(3)
+_ORDER, _STRAND, _NOISE, _CUT = range(4)
 
 
 class Windows(Protocol):
@@ -83,15 +83,23 @@ class Plan:
     n: number of windows.
     batch_size: of a step, all processes together.
     lengths: (n,), where they differ; None if they are not known or shall not matter.
+    weights: (n,), how often each window is drawn relative to the others; an epoch then draws n windows with
+        replacement.  None takes each once.
     """
 
     def __init__(
-        self, n: int, batch_size: int, seed: int, lengths: NDArray[np.integer[Any]] | None = None
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        lengths: NDArray[np.integer[Any]] | None = None,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         if n == 0:
             raise InputError("the training split is empty")
         self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
         self._lengths = None if lengths is None or (lengths == lengths[0]).all() else lengths
+        self._shares = None if weights is None else np.cumsum(weights) / weights.sum()
         self._epoch, self._batches = -1, list[NDArray[np.int64]]()
 
     @property
@@ -107,7 +115,11 @@ class Plan:
 
     def _draw(self, epoch: int) -> list[NDArray[np.int64]]:
         rng = np.random.default_rng([self.seed, _ORDER, epoch])
-        order = rng.permutation(self.n)
+        if self._shares is None:
+            order = rng.permutation(self.n)
+        else:
+            # The last share may be a little below 1, by rounding.
+            order = np.minimum(np.searchsorted(self._shares, rng.random(self.n), side="right"), self.n - 1)
         if self._lengths is not None:
             pool = _POOL * self.batch_size
             for first in range(0, self.n, pool):
@@ -120,6 +132,21 @@ class Plan:
         return batches
 
 
+def balance(labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """How often to draw each window so that no class crowds out the others: float64 (N,), for :class:`Plan`.
+
+    The classes of the first rank are drawn equally often, within each those of the last, and within these
+    the windows.  ``labels``: class within each rank, (N, R).
+
+    >>> balance(np.array([[0, 0], [0, 0], [0, 1], [1, 2]]))
+    array([0.125, 0.125, 0.25 , 0.5  ])
+    """
+    pairs, of_pair, n_windows = np.unique(labels[:, [0, -1]], axis=0, return_inverse=True, return_counts=True)
+    _, of_first, n_pairs = np.unique(pairs[:, 0], return_inverse=True, return_counts=True)
+    weights = 1.0 / (len(n_pairs) * n_pairs[of_first] * n_windows)
+    return np.asarray(weights[of_pair.ravel()], dtype=np.float64)
+
+
 def cut_pieces(
     windows: Windows,
     tokenizer: Tokenizer,
@@ -127,6 +154,7 @@ def cut_pieces(
     *,
     steps: range,
     both_strands: bool = False,
+    shortest: int = 0,
     accumulate: int = 1,
     n_frames: int = 1,
     number: int = 0,
@@ -138,10 +166,11 @@ def cut_pieces(
     epoch, where a step has few windows, a piece may have a ``share`` of 0.
 
     ``n_frames``: reading frames in which each window is tokenised.  ``both_strands``: a window is turned
-    round with probability one half.
+    round with probability one half.  ``shortest``: see :func:`cut_at_random`; 0 leaves windows whole.
     """
     for step in steps:
         rows = plan.rows(step)
+        cuts = np.random.default_rng([plan.seed, _CUT, step]).random(1 + len(rows))
         own = np.arange(number, len(rows), size)
         n_pieces = min(accumulate, -(-len(rows) // size))
         turned = np.random.default_rng([plan.seed, _STRAND, step]).random(len(rows)) < 0.5
@@ -149,6 +178,11 @@ def cut_pieces(
         for part in (own[i::n_pieces] for i in range(n_pieces)):
             places = part if len(part) else np.zeros(1, np.int64)
             sequences = [windows.sequences[int(i)] for i in rows[places]]
+            if shortest:
+                sequences = [
+                    cut_at_random(s, shortest, cuts[0], at)
+                    for s, at in zip(sequences, cuts[1 + places], strict=True)
+                ]
             if both_strands:
                 sequences = [
                     turn_round(s) if t else s for s, t in zip(sequences, turned[places], strict=True)
@@ -173,6 +207,24 @@ def _draw_noise(seed: int, step: int, places: NDArray[np.int64], length: int) ->
         # A generator for each window: how far its neighbours are padded must not matter.
         np.random.default_rng([seed, _NOISE, step, place]).random(out=row, dtype=np.float32)
     return torch.from_numpy(noise)
+
+
+def cut_at_random(sequence: str, shortest: int, size: float, place: float) -> str:
+    """A piece of a window: training on such pieces makes a classifier of short reads, in any reading frame.
+
+    Parameters
+    ----------
+    shortest: length of the shortest pieces; a window that is not longer stays whole.
+    size: in [0, 1); the logarithm of the length is uniform between those of ``shortest`` and of the window.
+        One number for a whole step leaves nothing to be padded.
+    place: in [0, 1), where the piece begins; also of a piece as long as the window a few bases are left out,
+        so that its frame changes.
+    """
+    if len(sequence) <= shortest:
+        return sequence
+    length = round(shortest * (len(sequence) / shortest) ** size)
+    start = int(place * (max(len(sequence) - length, 5) + 1))
+    return sequence[start : start + length]
 
 
 def turn_round(sequence: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wyrcli.batching import Piece, Plan, Windows, cut_pieces
+from wyrcli.batching import Piece, Plan, Windows, balance, cut_pieces
 from wyrcli.distribution import World
 from wyrcli.errors import InputError, Interrupted, WyrError
 from wyrcli.model.tokens import Tokenizer
@@ -45,6 +45,8 @@ class TrainingOptions:
     precision: fp32 or bf16 (autocast).
     reverse_complement: each window is turned round with probability one half.
     bucket: windows of a step are of like length.
+    balanced: draw windows so that classes are seen equally often (:func:`wyrcli.batching.balance`).
+    shortest: cut windows at random, down to this length (:func:`wyrcli.batching.cut_at_random`); 0 = never.
     validate_every: steps between validations; 0 for once an epoch.
     patience: stop after so many validations without a better score; 0 never stops.
     seed: of the order of windows and of all else that is drawn.
@@ -61,6 +63,8 @@ class TrainingOptions:
     precision: str = "fp32"
     reverse_complement: bool = False
     bucket: bool = True
+    balanced: bool = False
+    shortest: int = 0
     validate_every: int = 0
     patience: int = 0
     seed: int = 0
@@ -149,7 +153,8 @@ def fit(
     InputError: the loss is no number any more.
     """
     lengths = getattr(windows.sequences, "lengths", None) if options.bucket else None
-    plan = Plan(len(windows), options.batch_size, options.seed, lengths)
+    weights = balance(windows.labels) if options.balanced else None
+    plan = Plan(len(windows), options.batch_size, options.seed, lengths, weights)
     total = options.total_steps(len(windows))
     every = options.validate_every or plan.steps_per_epoch
     trainer = _Trainer(task, options, world, total)
@@ -162,6 +167,7 @@ def fit(
             plan,
             steps=range(course.done, total),
             both_strands=options.reverse_complement,
+            shortest=options.shortest,
             accumulate=options.accumulate,
             n_frames=task.n_frames,
             number=world.number,

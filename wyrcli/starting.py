@@ -73,12 +73,13 @@ def find_start(name: str, *, download: bool = False) -> Path:
 
 
 def start_from_config(
-    path: Path, sizes: Sequence[int], pooling: str, *, composed: bool, seed: int
+    path: Path, sizes: Sequence[int], pooling: str, *, embeddings: str, seed: int
 ) -> tuple[Explanandum, KmerTokenizer]:
     """A network with random weights.
 
-    ``path``: a config.json of the official form, for the tokens of Nucleotide Transformer v2.  ``composed``:
-    k-mer embeddings start from the shorter k-mers inside them.
+    ``path``: a config.json of the official form, for the tokens of Nucleotide Transformer v2.
+    ``embeddings``: ``random``; ``composed`` of the shorter k-mers inside them; or ``strandless``, the same
+    with equal vectors for reverse complements.
     """
     tokenizer = KmerTokenizer.nucleotide_transformer_v2()
     shape = BackboneConfig.load(path)
@@ -89,8 +90,9 @@ def start_from_config(
         )
     torch.manual_seed(seed)
     backbone = NucleotideTransformer(shape)
-    if composed:
-        compose_embeddings(backbone.embeddings.word_embeddings, tokenizer.kmers(), seed)
+    if embeddings != "random":
+        table = backbone.embeddings.word_embeddings
+        compose_embeddings(table, tokenizer.kmers(), seed, strandless=embeddings == "strandless")
     return Explanandum(backbone, sizes, pooling), tokenizer
 
 

@@ -69,13 +69,21 @@ def finetune(
     embeddings: Annotated[
         Embeddings,
         typer.Option(
-            "--embeddings", help="Start of random k-mer embeddings: composed of the shorter k-mers inside."
+            "--embeddings",
+            help="Start of random k-mer embeddings: composed of the shorter k-mers inside; strandless: "
+            "the same, equal for reverse complements.",
         ),
     ] = Embeddings.random,
     pooling: Annotated[
         Pooling | None,
         typer.Option("--pooling", help="What the heads read; default: as in --from, else mean."),
     ] = None,
+    layers: Annotated[
+        int,
+        typer.Option(
+            "--layers", min=0, help="Deepen the network of --from to so many layers; new ones at first do nothing."
+        ),
+    ] = 0,
     freeze: Annotated[
         int, typer.Option("--freeze", min=0, help="Leave the embeddings and the first N layers as they are.")
     ] = 0,
@@ -100,6 +108,22 @@ def finetune(
     reverse_complement: Annotated[
         bool, typer.Option("--reverse-complement", help="Turn each window round at random.")
     ] = False,
+    balanced: Annotated[
+        bool,
+        typer.Option(
+            "--balanced",
+            help="Draw windows so that the classes of the widest rank come equally often, and within each "
+            "those of the narrowest.",
+        ),
+    ] = False,
+    shortest: Annotated[
+        int,
+        typer.Option(
+            "--shortest",
+            min=0,
+            help="Cut windows at random, down to so many letters, to know short reads too; 0 = never.",
+        ),
+    ] = 0,
     metric: Annotated[
         str,
         typer.Option(
@@ -143,7 +167,7 @@ def finetune(
     import torch
 
     from wyrcli import training
-    from wyrcli.adapting import add_lora, freeze_layers, merge_lora
+    from wyrcli.adapting import add_lora, deepen, freeze_layers, merge_lora
     from wyrcli.checkpoint import save_checkpoint
     from wyrcli.dataset import Dataset
     from wyrcli.distribution import join_world
@@ -163,8 +187,10 @@ def finetune(
 
     if (config is None) == (not start):
         raise typer.BadParameter("name either --from or --config")
-    if embeddings is Embeddings.composed and config is None:
-        raise typer.BadParameter("--embeddings composed starts from --config, not from trained weights")
+    if embeddings is not Embeddings.random and config is None:
+        raise typer.BadParameter(f"--embeddings {embeddings} starts from --config, not from trained weights")
+    if layers and config is not None:
+        raise typer.BadParameter("--layers deepens the network of --from; a config has its own number")
     if freeze and lora:
         raise typer.BadParameter("--lora leaves all layers as they are; it goes without --freeze")
     check_figure(figure)
@@ -188,6 +214,8 @@ def finetune(
             accumulate=accumulate,
             precision="bf16" if choose_precision(precision, where) == torch.bfloat16 else "fp32",
             reverse_complement=reverse_complement,
+            balanced=balanced,
+            shortest=shortest,
             validate_every=validate_every,
             patience=patience,
             seed=seed,
@@ -198,6 +226,7 @@ def finetune(
             "start": start or (config and config.read_text(encoding="utf-8")),
             "embeddings": str(embeddings),
             "pooling": pooling,
+            "layers": layers,
             "freeze": freeze,
             "lora": lora,
             "class_weights": str(class_weights),
@@ -216,12 +245,14 @@ def finetune(
                 config,
                 data.taxonomy.sizes,
                 pooling or Pooling.mean,
-                composed=embeddings is Embeddings.composed,
+                embeddings=embeddings,
                 seed=seed,
             )
         else:
             source = find_start(start, download=download)
             explanandum, tokenizer = start_from_weights(source, data.taxonomy, pooling, seed=seed)
+        if layers:
+            deepen(explanandum, layers)
         check_length(explanandum, tokenizer, data.window_bp)
         check_alphabet(tokenizer, data)
         if reverse_complement and tokenizer.alphabet != "dna":

@@ -56,6 +56,7 @@ class Embeddings(StrEnum):
 
     random = "random"
     composed = "composed"
+    strandless = "strandless"
 
 
 class Pooling(StrEnum):

@@ -100,7 +100,7 @@ def train_explainer(
     embeddings: Annotated[
         Embeddings,
         typer.Option(
-            "--embeddings", help="lstm: start of k-mer embeddings; composed of the shorter k-mers inside."
+            "--embeddings", help="lstm: start of k-mer embeddings, as in wyr finetune."
         ),
     ] = Embeddings.random,
     extend: Annotated[
@@ -276,12 +276,13 @@ def train_explainer(
             sizes = {"vocab_size": tokenizer.vocab_size, "n_classes": n_classes, "hidden": hidden}
         network = build_explainer(explainer, sizes) if earlier is None else earlier.explainer
         network.requires_grad_(True)
-        if embeddings is Embeddings.composed and earlier is None:
+        if embeddings is not Embeddings.random and earlier is None:
             if not isinstance(network, LstmExplainer) or not isinstance(tokenizer, KmerTokenizer):
                 raise typer.BadParameter(
                     "--embeddings is for --explainer lstm on k-mers; the others read the classifier's states"
                 )
-            compose_embeddings(network.embedding, tokenizer.kmers(), seed)
+            strandless = embeddings is Embeddings.strandless
+            compose_embeddings(network.embedding, tokenizer.kmers(), seed, strandless=strandless)
         total = options.total_steps(len(train))
         say(f"{name}: {describe_work(network, len(train), total, options, world)}", quiet)
         with watch(session, total, leads=world.leads, quiet=quiet) as report:
