@@ -7,6 +7,7 @@ same, nothing is opened twice, and the end of the stream, where htslib can miss 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -152,23 +153,15 @@ def read_alignments(
 
     Raises InputError if the file is damaged, is cut off, or needs a reference.
     """
-    import pysam
-
     if kind == "CRAM" and reference is not None:
         _check_reference(reference)
     pump = _Pump(file)
     number = 0
     alignments = None
-    try:
-        with _quiet():
+    with _quiet():
+        try:
             try:
-                with open(pump.source, "rb", closefd=False) as source:
-                    alignments = pysam.AlignmentFile(
-                        source,
-                        "rb" if kind == "BAM" else "rc",
-                        check_sq=False,
-                        reference_filename=reference if kind == "CRAM" else None,
-                    )
+                alignments = _open(pump.source, kind, reference)
                 for segment in alignments:
                     if segment.is_secondary or segment.is_supplementary:
                         which = "secondary" if segment.is_secondary else "supplementary"
@@ -178,17 +171,41 @@ def read_alignments(
                     yield _as_read(path, number, segment)
             except (OSError, ValueError, NotImplementedError):
                 raise pump.error or _damaged(path, kind, number, reference) from None
-        whole = pump.is_whole(kind)
-        if pump.error is not None:
-            raise pump.error
-        if not whole:
-            message = f"the {kind} stream is cut off; expected its end marker"
-            raise InputError(message, path=path, record=number + 1)
+            whole = pump.is_whole(kind)
+            if pump.error is not None:
+                raise pump.error
+            if not whole:
+                message = f"the {kind} stream is cut off; expected its end marker"
+                raise InputError(message, path=path, record=number + 1)
+        finally:
+            if alignments is not None:
+                with suppress(OSError, ValueError):  # a damaged file cannot be closed in peace either
+                    alignments.close()
+            pump.close()
+
+
+def _open(descriptor: int, kind: str, reference: str | None) -> Any:
+    """A ``pysam.AlignmentFile``."""
+    import pysam
+
+    before = sys.unraisablehook
+
+    def ignore_closing(unraisable: sys.UnraisableHookArgs) -> None:
+        # A file whose header is cut off cannot be closed in peace; pysam tries where nobody can catch it.
+        if "AlignmentFile.__dealloc__" not in str(unraisable.object):
+            before(unraisable)
+
+    sys.unraisablehook = ignore_closing
+    try:
+        with open(descriptor, "rb", closefd=False) as source:
+            return pysam.AlignmentFile(
+                source,
+                "rb" if kind == "BAM" else "rc",
+                check_sq=False,
+                reference_filename=reference if kind == "CRAM" else None,
+            )
     finally:
-        if alignments is not None:
-            with suppress(OSError, ValueError):  # a damaged file cannot be closed in peace either
-                alignments.close()
-        pump.close()
+        sys.unraisablehook = before
 
 
 def _as_read(path: str, number: int, segment: Any) -> Read:
@@ -198,6 +215,7 @@ def _as_read(path: str, number: int, segment: Any) -> Read:
     except UnicodeDecodeError:
         error = InputError("found a name with bytes outside ASCII", path=path, record=number)
         return Read("", segment.get_forward_sequence() or "", fault=Fault("not_ascii", error))
+    name = "" if name == "*" else name
     if segment.is_paired and name and (segment.is_read1 != segment.is_read2):
         mate = "/1" if segment.is_read1 else "/2"
         name = name if name.endswith(mate) else name + mate

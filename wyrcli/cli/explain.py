@@ -50,8 +50,8 @@ def explain(
         list[str],
         typer.Argument(
             help="FASTA or FASTQ files, plain or gz, bz2, xz, zst; BAM; CRAM; - is stdin.  For a model of "
-            "proteins FASTA; for one of texts a text per line, or tables (.csv, .tsv, .parquet) with a column "
-            "text.",
+            "proteins FASTA; for one of texts a text per line, or tables (.csv, .tsv, .parquet) with a "
+            "column text.",
             metavar="READS...",
         ),
     ],
