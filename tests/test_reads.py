@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,13 @@ def test_regions_of_nothing_but_n(write: Write) -> None:
     assert counts.skipped["no_acgt"] == 1
 
 
+def test_standard_input_is_read_once(write: Write) -> None:
+    """By the reads or by the regions."""
+    for paths in (["-", "-"], ["-"]):
+        with pytest.raises(InputError, match="only once"):
+            open_windows(paths, TOKENIZER, 12, RecordCounts(), InputOptions(regions="-"))
+
+
 def test_records_of_one_name_have_the_same_regions(write: Write) -> None:
     """And the regions are counted once."""
     found, counts = windows([write(fasta("a", "a"))], regions=write("a\t1\t9\n"))
@@ -311,6 +319,25 @@ def test_windows_cover_the_regions(places: list[list[int]], size: int) -> None:
     assert covered == sorted({i for start, stop in places if stop - start >= 6 for i in range(start, stop)})
     assert counts.accounted()
     assert sum(regions.counts.values()) == 2 * len(places)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_a_chromosome_is_not_multiplied(tmp_path: Path) -> None:
+    """Of several large records, the most that is ever held is some two copies of one."""
+    size = 6_000_000
+    lines = "\n".join(["ACGTTGCAgt" * 6] * (size // 60))
+    path = tmp_path / "x.fa"
+    path.write_text("".join(f">chr{i}\n{lines}\n" for i in range(3)))
+    counts = RecordCounts()
+    tracemalloc.start()
+    for _ in open_windows([str(path)], TOKENIZER, 6000, counts, InputOptions(mask_lower=True)):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts.bases == 3 * size and counts.windows == 3 * size // 6000
+    assert peak < 2.6 * size + 4e6  # the buffers of the reader
 
 
 # ---------------------------------------------------------------- other alphabets
