@@ -290,7 +290,7 @@ def feed(path: Path, data: bytes) -> None:
         pass
 
 
-def test_bam_cut_at_every_place(tmp_path: Path) -> None:
+def test_bam_cut_at_every_place(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The same for a small file, byte by byte; a part of the magic bytes is an error as well."""
     whole = Path(write_file(tmp_path / "whole", RECORDS[:4])).read_bytes()
     path = tmp_path / "x"
@@ -298,6 +298,7 @@ def test_bam_cut_at_every_place(tmp_path: Path) -> None:
         path.write_bytes(whole[:size])
         with pytest.raises(InputError):
             read(str(path))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_closing_early(tmp_path: Path) -> None:

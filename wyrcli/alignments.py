@@ -188,14 +188,15 @@ def _open(descriptor: int, kind: str, reference: str | None) -> Any:
     """A ``pysam.AlignmentFile``."""
     import pysam
 
-    before = sys.unraisablehook
+    # A file whose header is cut off cannot be closed in peace, and pysam tries where nobody can catch it:
+    # what Cython then prints goes through these two hooks.
+    hooks = sys.excepthook, sys.unraisablehook
 
     def ignore_closing(unraisable: sys.UnraisableHookArgs) -> None:
-        # A file whose header is cut off cannot be closed in peace; pysam tries where nobody can catch it.
         if "AlignmentFile.__dealloc__" not in str(unraisable.object):
-            before(unraisable)
+            hooks[1](unraisable)
 
-    sys.unraisablehook = ignore_closing
+    sys.excepthook, sys.unraisablehook = lambda kind, value, trace: None, ignore_closing
     try:
         with open(descriptor, "rb", closefd=False) as source:
             return pysam.AlignmentFile(
@@ -205,7 +206,7 @@ def _open(descriptor: int, kind: str, reference: str | None) -> Any:
                 reference_filename=reference if kind == "CRAM" else None,
             )
     finally:
-        sys.unraisablehook = before
+        sys.excepthook, sys.unraisablehook = hooks
 
 
 def _as_read(path: str, number: int, segment: Any) -> Read:
