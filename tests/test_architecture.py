@@ -115,11 +115,12 @@ FLOORS = (
     (
         *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
         *("streams", "genbank", "bertax", "sources", "documents"),
+        *("salvage", "alignments", "reads", "regions"),
         *("packing", "splitting", "windowing", "grouping", "dataset", "preparation", "inspection"),
     ),
     ("model",),
     (
-        *("checkpoint", "inference", "evaluation", "report"),
+        *("checkpoint", "inputs", "inference", "evaluation", "report"),
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
         *("result_tables", "figures", "pages", "keeping", "study", "study_page"),

@@ -26,7 +26,7 @@ from wyrcli.cli import main
 from wyrcli.errors import CheckpointError, InputError
 from wyrcli.evaluation import CONDITIONS, evaluate
 from wyrcli.examination import Subject
-from wyrcli.inference import new_counts, read_windows
+from wyrcli.inputs import new_counts, open_windows
 from wyrcli.model.explainer import build_explainer
 from wyrcli.model.tokens import KmerTokenizer
 from wyrcli.writers import BED_COLUMNS
@@ -467,7 +467,9 @@ def test_counts(tmp_path: Path) -> None:
     tokenizer = encoders_tokenizer()
     counts, skipped = new_counts("text"), []
     windows = list(
-        read_windows([str(path), str(path)], tokenizer, 20, counts, lambda *record: skipped.append(record))
+        open_windows(
+            [str(path), str(path)], tokenizer, 20, counts, on_skip=lambda *record: skipped.append(record)
+        )
     )
     assert [w[:4] for w in windows] == [(i, "a", 0, n) for i, n in ((0, 9), (1, 3), (3, 9), (4, 3))]
     assert skipped == [(2, "b", 0, "empty"), (5, "b", 0, "empty")]

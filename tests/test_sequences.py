@@ -26,9 +26,9 @@ import wyrcli.sequences
 from wyrcli.errors import InputError
 from wyrcli.explanation import Window
 from wyrcli.sequences import (
+    CleanText,
     RecordCounts,
     RecordReader,
-    _Text,
     normalise,
     read_records,
     split_windows,
@@ -263,7 +263,7 @@ def test_fifo_that_drips(tmp_path):
 def test_text_is_the_same_however_it_arrives(body, size):
     """Where the pieces of a stream are cut has no influence."""
     data = b"\xef\xbb\xbf\n\r\n" + body + b"\n\r\n\n"
-    text = _Text(data[i : i + size] for i in range(0, len(data), size))
+    text = CleanText(data[i : i + size] for i in range(0, len(data), size))
     assert (text.first, text.blank_lines) == (body[:1], 2)
     assert text.readall() == body
 

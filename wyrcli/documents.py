@@ -13,16 +13,22 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import dnaio
+
 from wyrcli.errors import InputError
 from wyrcli.explanation import Window
 from wyrcli.sequences import (
     DamagedError,
+    Located,
+    Read,
     RecordCounts,
-    RecordReader,
+    count_read,
     decompress,
     encode_protein,
+    find_fault,
     is_duplicate,
     open_binary,
+    refuse,
     skip_record,
 )
 from wyrcli.tables import open_table
@@ -53,35 +59,46 @@ def new_counts() -> RecordCounts:
 
 
 def split_proteins(
-    records: RecordReader, window: int, counts: RecordCounts, *, on_skip: OnSkip | None = None
+    records: Iterable[dnaio.SequenceRecord | Read],
+    window: int,
+    counts: RecordCounts,
+    *,
+    on_skip: OnSkip | None = None,
+    lenient: bool = False,
 ) -> Iterator[Window]:
     """Windows of at most ``window`` residues that tile each protein, nearly equal in length, in upper case.
 
-    Raises InputError at a record without a name, of FASTQ, or with anything but letters and ``*``.
+    Raises InputError where there is FASTQ, and at a record without a name or with anything but letters and
+    ``*``; the latter are skipped if ``lenient``.
     """
     names: set[int] = set()
     for ordinal, record in enumerate(records):
-        name = record.id
-        if not name:
-            raise records.error("the record has no name; expected one right after '>'")
-        if record.qualities is not None:
-            raise records.error("found FASTQ; expected FASTA, because the model reads proteins", name)
-        try:
-            sequence = encode_protein(record.sequence).decode("ascii")
-        except ValueError as error:
-            raise records.error(str(error), name) from None
-        counts.records += 1
-        counts.bases += len(sequence)
-        counts.duplicate_names += is_duplicate(name, names)
-        if not sequence:
-            skip_record(counts, "empty", on_skip, ordinal, name, 0)
+        read = record if isinstance(record, Read) else Read.of(record)
+        if read.is_fastq:
+            message = "found FASTQ; expected FASTA, because the model reads proteins"
+            raise _error(records, message, ordinal, read.name)
+        fault = find_fault(records, ordinal, read, encode_protein, "'>'")
+        if fault is not None and not lenient:
+            refuse(records, fault)
+        count_read(counts, read, fault, names)
+        name = read.name
+        if fault is not None or not read.sequence:
+            reason = fault.reason if fault is not None else "empty"
+            skip_record(counts, reason, on_skip, ordinal, name, len(read.sequence))
             continue
+        sequence = encode_protein(read.sequence).decode("ascii")
         counts.windowed += 1
         n_windows = -(-len(sequence) // window)
         borders = [i * len(sequence) // n_windows for i in range(n_windows + 1)]
         for start, stop in pairwise(borders):
             counts.windows += 1
             yield Window(ordinal, name, start, stop, sequence[start:stop])
+
+
+def _error(records: object, message: str, ordinal: int, name: str) -> InputError:
+    if isinstance(records, Located):
+        return records.error(message, name)
+    return InputError(message, record=ordinal + 1, name=name)
 
 
 # ---------------------------------------------------------------- documents

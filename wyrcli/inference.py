@@ -9,7 +9,7 @@ the input and never by its name, because names repeat.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -17,17 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wyrcli import documents, sequences
 from wyrcli.errors import DeviceError
 from wyrcli.explanation import Explanation, Window
 from wyrcli.model.explainer import Explainer
 from wyrcli.model.explanandum import BaseExplanandum
 from wyrcli.model.tokens import TokenBatch, Tokenizer
 from wyrcli.prefetching import prefetch
-from wyrcli.sequences import RecordCounts
 from wyrcli.taxonomy import Taxonomy
 
-__all__ = ["Output", "choose_device", "choose_precision", "explain", "new_counts", "read_windows"]
+__all__ = ["Output", "choose_device", "choose_precision", "explain"]
 
 T = TypeVar("T")
 
@@ -86,41 +84,6 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
             )
         return torch.bfloat16 if fast else torch.float32
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
-
-
-def new_counts(alphabet: str) -> RecordCounts:
-    """Counts to hand to :func:`read_windows`, with the reasons to skip a record of that alphabet."""
-    return RecordCounts() if alphabet == "dna" else documents.new_counts()
-
-
-def read_windows(
-    paths: Sequence[str],
-    tokenizer: Tokenizer,
-    window: int,
-    counts: RecordCounts,
-    on_skip: Callable[[int, str, int, str], None] | None = None,
-) -> Iterator[Window]:
-    """Windows of what the tokenizer's model reads: nucleotides, proteins or texts.
-
-    Parameters
-    ----------
-    paths: FASTA or FASTQ; for proteins FASTA; for texts see :func:`wyrcli.documents.read_documents`.
-    window: most bp, residues or characters of a window; texts are cut further where the model reads less.
-    on_skip: see :func:`wyrcli.sequences.split_windows`.
-    """
-    if tokenizer.alphabet == "dna":
-        return sequences.split_windows(sequences.read_records(paths), window, counts, on_skip=on_skip)
-    if tokenizer.alphabet == "protein":
-        window = min(window, tokenizer.max_tokens - tokenizer.count_tokens(""))
-        return documents.split_proteins(sequences.read_records(paths), window, counts, on_skip=on_skip)
-    return documents.split_documents(
-        documents.read_documents(paths),
-        window,
-        counts,
-        count_tokens=tokenizer.count_tokens,
-        max_tokens=tokenizer.max_tokens,
-        on_skip=on_skip,
-    )
 
 
 def explain(

@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol, cast, runtime_checkable
 
 import dnaio
 import numpy as np
@@ -32,20 +32,33 @@ from wyrcli.errors import InputError, printable
 from wyrcli.explanation import Window
 
 __all__ = [
+    "FAULTS",
+    "CleanText",
     "DamagedError",
+    "Fault",
+    "Located",
+    "Read",
     "RecordCounts",
     "RecordReader",
+    "Stretches",
+    "check_letters",
+    "count_read",
     "decompress",
     "describe_content",
     "encode",
     "encode_protein",
     "encode_text",
+    "find_fault",
     "is_duplicate",
+    "misplaced_sign",
     "normalise",
     "open_binary",
     "read_records",
+    "refuse",
     "skip_record",
+    "split_fasta",
     "split_windows",
+    "unknown_format",
     "window_borders",
 ]
 
@@ -247,17 +260,19 @@ def _find_headers(text: bytes) -> Iterator[int]:
             yield at
 
 
-class _Text(io.RawIOBase):
+class CleanText(io.RawIOBase):
     """Clean text for dnaio: what it would trip over is taken away, what it would miss is refused.
 
     Taken away: a UTF-8 byte order mark, blank lines before the first and after the last record.
     Refused (DamagedError): bytes outside ASCII, and in FASTA '#' lines, which dnaio drops in silence.
     ``first`` is the first character (empty: no content), ``blank_lines`` how many lines came before it.
+    Without ``strict`` nothing is refused: that is left to whoever reads the text.
     """
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Iterator[bytes], *, strict: bool = True) -> None:
         super().__init__()
         self._pieces = pieces
+        self._strict = strict
         self.blank_lines = 0
         self._held = self._skip_to_content()
         self.first = self._held[:1]
@@ -309,7 +324,8 @@ class _Text(io.RawIOBase):
         text = piece.rstrip(b"\r\n")
         self._held = piece[len(text) :]
         if text:
-            self._check(text)
+            if self._strict:
+                self._check(text)
             self._recent.append((self._lines, text))
             self._lines += _count_line_ends(text)
         return text
@@ -360,8 +376,8 @@ class _Text(io.RawIOBase):
 # ---------------------------------------------------------------- records
 
 
-def _split_fasta(text: _Text) -> Iterator[tuple[str, str]]:
-    """Header and sequence of each record.
+def split_fasta(text: CleanText) -> Iterator[tuple[bytes, bytes | bytearray]]:
+    """Header line and sequence of each record.
 
     Genomes come in wrapped lines.  This takes whole pieces of text instead of line after line, as dnaio's
     reader does, and so is several times faster and holds a chromosome fewer times.
@@ -380,11 +396,21 @@ def _split_fasta(text: _Text) -> Iterator[tuple[str, str]]:
     yield _join_fasta(parts)
 
 
-def _join_fasta(parts: list[bytes]) -> tuple[str, str]:
-    header, _, lines = b"".join(parts).partition(b"\n")
-    if b" " in lines or b"\t" in lines:  # only at the ends of lines do they mean nothing
-        lines = b"\n".join(map(bytes.strip, lines.split(b"\n")))
-    return header[1:].rstrip().decode("ascii"), lines.replace(b"\n", b"").decode("ascii")
+def _join_fasta(parts: list[bytes]) -> tuple[bytes, bytes | bytearray]:
+    """One record; ``parts`` is emptied while it is put together, so that a chromosome is held once."""
+    parts.reverse()
+    start = parts.pop()
+    while parts and b"\n" not in start:
+        start += parts.pop()
+    header, _, lines = start.partition(b"\n")
+    parts.append(lines)
+    if any(b" " in part or b"\t" in part for part in parts):  # only at the ends of lines do they mean nothing
+        lines = b"".join(reversed(parts))
+        return header[1:].rstrip(), b"".join(map(bytes.strip, lines.split(b"\n")))
+    sequence = bytearray()
+    while parts:
+        sequence += parts.pop().replace(b"\n", b"")
+    return header[1:].rstrip(), sequence
 
 
 # What people hand over by mistake, by its first bytes.
@@ -408,6 +434,18 @@ def describe_content(start: bytes) -> str:
             return f"this is {what}"
     found = printable(start.split(b"\n")[0].rstrip().decode("ascii", "replace"), limit=30)
     return f"found '{found}'"
+
+
+def misplaced_sign(sequence: str) -> str:
+    """What is wrong with a FASTA sequence that holds the sign of a header; else nothing.
+
+    >>> misplaced_sign("ACGT")
+    ''
+    """
+    for sign in (">", "@"):
+        if sign in sequence:
+            return f"found '{sign}' inside the sequence; expected '>' only where a line starts"
+    return ""
 
 
 class RecordReader(Iterator[dnaio.SequenceRecord]):
@@ -457,30 +495,30 @@ class RecordReader(Iterator[dnaio.SequenceRecord]):
     def _read_pieces(self, path: str, pieces: Iterator[bytes]) -> Generator[dnaio.SequenceRecord, None, None]:
         self.path, self.number = path, 0
         try:
-            yield from self._read_text(_Text(pieces))
+            yield from self._read_text(CleanText(pieces))
         except DamagedError as error:
             record = error.record or self.number + 1
             raise InputError(str(error), path=path, record=record, line=error.line) from None
 
-    def _read_text(self, text: _Text) -> Iterator[dnaio.SequenceRecord]:
+    def _read_text(self, text: CleanText) -> Iterator[dnaio.SequenceRecord]:
         if text.first == b">":
             yield from self._read_fasta(text)
         elif text.first == b"@":
             yield from self._read_fastq(text)
         elif text.first:
-            raise self._unknown_format(text)
+            raise unknown_format(text)
 
-    def _read_fasta(self, text: _Text) -> Iterator[dnaio.SequenceRecord]:
-        for header, sequence in _split_fasta(text):
+    def _read_fasta(self, text: CleanText) -> Iterator[dnaio.SequenceRecord]:
+        for header, letters in split_fasta(text):
             self.number += 1
-            record = dnaio.SequenceRecord(header, sequence)
-            for sign in (">", "@"):
-                if sign in sequence:
-                    message = f"found '{sign}' inside the sequence; expected '>' only where a line starts"
-                    raise self.error(message, record.id)
+            record = dnaio.SequenceRecord(header.decode("ascii"), letters.decode("ascii"))
+            del letters
+            if fault := misplaced_sign(record.sequence):
+                raise self.error(fault, record.id)
             yield record
+            del record  # while the next one is read: it may be a chromosome
 
-    def _read_fastq(self, text: _Text) -> Iterator[dnaio.SequenceRecord]:
+    def _read_fastq(self, text: CleanText) -> Iterator[dnaio.SequenceRecord]:
         try:
             for record in FastqReader(cast(BinaryIO, text)):
                 self.number += 1
@@ -488,7 +526,7 @@ class RecordReader(Iterator[dnaio.SequenceRecord]):
         except dnaio.FileFormatError as error:
             raise self._fastq_error(error, text) from None
 
-    def _fastq_error(self, error: dnaio.FileFormatError, text: _Text) -> InputError:
+    def _fastq_error(self, error: dnaio.FileFormatError, text: CleanText) -> InputError:
         message = printable(" ".join(error.message.split()), limit=300)
         if "start with '+'" in message:
             message += "; a record has exactly four lines, wrapped FASTQ is not read"
@@ -503,10 +541,12 @@ class RecordReader(Iterator[dnaio.SequenceRecord]):
             line=error.line + 1 + text.blank_lines,
         )
 
-    def _unknown_format(self, text: _Text) -> DamagedError:
-        what = describe_content(text.peek_start())
-        line = text.blank_lines + 1
-        return DamagedError(f"{what}; expected '>' (FASTA) or '@' (FASTQ)", record=1, line=line)
+
+def unknown_format(text: CleanText) -> DamagedError:
+    """What to raise about a text that is neither FASTA nor FASTQ."""
+    what = describe_content(text.peek_start())
+    line = text.blank_lines + 1
+    return DamagedError(f"{what}; expected '>' (FASTA) or '@' (FASTQ)", record=1, line=line)
 
 
 def read_records(paths: Sequence[str]) -> RecordReader:
@@ -534,7 +574,8 @@ _AMBIGUOUS = "RYSWKMBDHVN"
 _LETTERS = "ACGTU" + _AMBIGUOUS
 _ALLOWED = (_LETTERS + _LETTERS.lower()).encode()
 _NORMAL = bytes.maketrans(_ALLOWED, 2 * ("ACGTT" + "N" * len(_AMBIGUOUS)).encode())
-
+_MASKED = _NORMAL[: ord("a")] + b"N" * 26 + _NORMAL[ord("z") + 1 :]  # soft-masked is N
+_BLOCK = 1 << 20  # letters that are looked at together: a chromosome is not copied as a whole
 
 _NOT_ALLOWED = 255
 _CODES = bytes(
@@ -546,19 +587,33 @@ _RESIDUES = bytes(
 )
 
 
-def normalise(sequence: str) -> str:
+def normalise(sequence: str, *, mask_lower: bool = False) -> str:
     """The sequence in the model's alphabet: upper case, U as T, every IUPAC ambiguity code as N.
+
+    With ``mask_lower``, lower-case (soft-masked) letters become N too.
 
     Raises ValueError, naming the first other character and its position, **counted from 1**.
 
-    >>> normalise("acguRn-"[:6])
-    'ACGTNN'
+    >>> normalise("acguRn-"[:6]), normalise("acgTRA", mask_lower=True)
+    ('ACGTNN', 'NNNTNA')
     """
-    codes = sequence.encode("ascii", "replace")  # '?' is no nucleotide code either
-    if codes.translate(None, _ALLOWED):
-        position = next(i for i, code in enumerate(codes) if code not in _ALLOWED)
-        raise _unknown_letter(sequence, position)
-    return codes.translate(_NORMAL).decode("ascii")
+    check_letters(sequence)
+    return _translate(sequence, mask_lower)
+
+
+def check_letters(sequence: str) -> None:
+    """Raise ValueError, as :func:`normalise` does, at the first letter that is no nucleotide code."""
+    for start in range(0, len(sequence), _BLOCK):
+        # '?' is no nucleotide code either.
+        codes = sequence[start : start + _BLOCK].encode("ascii", "replace")
+        if codes.translate(None, _ALLOWED):
+            position = next(i for i, code in enumerate(codes) if code not in _ALLOWED)
+            raise _unknown_letter(sequence, start + position)
+
+
+def _translate(sequence: str, mask_lower: bool) -> str:
+    """A sequence whose letters were checked, in the model's alphabet."""
+    return sequence.encode("ascii").translate(_MASKED if mask_lower else _NORMAL).decode("ascii")
 
 
 def encode(sequence: str) -> bytes:
@@ -605,6 +660,39 @@ def _unknown_letter(sequence: str, position: int, expected: str = "IUPAC nucleot
     return ValueError(f"found '{found}' at position {position + 1} of the sequence; expected {expected}")
 
 
+# ---------------------------------------------------------------- reads
+
+FAULTS = ("malformed", "not_ascii", "bad_letters", "no_name")
+"""Why a single record cannot be used: its lines, its bytes, its sequence, its name."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with one record: ``reason`` is one of :data:`FAULTS`."""
+
+    reason: str
+    error: InputError
+
+
+class Read(NamedTuple):
+    """A record as it stands in a file, wherever it came from.
+
+    ``name``: up to the first white space.  ``sequence``: as sequenced, letters not checked.  ``source``:
+    see :class:`Window`.  ``fault``: why it cannot be used, if its reader found it so and went on; name and
+    sequence are then what can be told.
+    """
+
+    name: str
+    sequence: str
+    is_fastq: bool = False
+    source: Any = None
+    fault: Fault | None = None
+
+    @classmethod
+    def of(cls, record: dnaio.SequenceRecord) -> Read:
+        """A record of FASTA or FASTQ."""
+        return cls(record.id, record.sequence, record.qualities is not None)
+
+
 # ---------------------------------------------------------------- windows
 
 
@@ -615,6 +703,10 @@ class RecordCounts:
     ``bases`` counts every record read, skipped ones too.  ``duplicate_names`` counts records whose name
     came before (by 64-bit hash, among the first DUPLICATE_SEARCH_LIMIT different names).
     ``windows_without_acgt`` counts windows left out of records that were windowed: N throughout.
+    ``left_out`` counts what is no record of its own: secondary and supplementary alignments.  ``regions``
+    says what became of the regions that were asked for.  ``renamed`` counts repeated names that were made
+    different.  ``first_fault``: what was wrong with the first
+    malformed record that was skipped.  ``warnings``: what else the user should know.
     """
 
     records: int = 0
@@ -624,6 +716,15 @@ class RecordCounts:
     skipped: dict[str, int] = field(default_factory=lambda: {"empty": 0, "short": 0, "no_acgt": 0})
     windows_without_acgt: int = 0
     duplicate_names: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    regions: dict[str, int] = field(default_factory=dict)
+    renamed: int = 0
+    first_fault: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    def malformed(self) -> int:
+        """How many records were skipped because something is wrong with them."""
+        return sum(self.skipped.get(reason, 0) for reason in FAULTS)
 
     def accounted(self) -> bool:
         """Whether no record was lost: records == windowed + skipped."""
@@ -639,6 +740,10 @@ class RecordCounts:
             "windows": self.windows,
             "windows_without_acgt": self.windows_without_acgt,
             "duplicate_names": self.duplicate_names,
+            **({"alignments_left_out": dict(self.left_out)} if self.left_out else {}),
+            **({"regions": dict(self.regions)} if self.regions else {}),
+            **({"renamed": self.renamed} if self.renamed else {}),
+            **({"first_fault": self.first_fault} if self.first_fault else {}),
         }
 
 
@@ -661,15 +766,28 @@ def window_borders(length: int, window_bp: int) -> list[int]:
     return [i * n_kmers // n_windows * KMER_BP for i in range(n_windows)] + [length]
 
 
+class Stretches(Protocol):
+    """Which parts of a record are to be cut into windows."""
+
+    def take(self, name: str, length: int, min_bp: int) -> list[tuple[int, int]] | None:
+        """Half-open places in bp, in order, each at least ``min_bp``; None if none was asked for."""
+        ...
+
+
 def split_windows(
-    records: Iterable[dnaio.SequenceRecord],
+    records: Iterable[dnaio.SequenceRecord | Read],
     window_bp: int,
     counts: RecordCounts,
     *,
     min_bp: int = KMER_BP,
     on_skip: Callable[[int, str, int, str], None] | None = None,
+    lenient: bool = False,
+    mask_lower: bool = False,
+    stretches: Stretches | None = None,
 ) -> Iterator[Window]:
     """Normalised windows that tile each record, in input order, without overlap.
+
+    A window's letters are normalised when it is taken, so a chromosome is held once.
 
     Parameters
     ----------
@@ -678,33 +796,53 @@ def split_windows(
     counts: updated while the windows are taken.
     min_bp: records shorter than this are skipped.
     on_skip: called as ``on_skip(record, name, length, reason)`` for each record without a window, with
-        its ordinal in the whole input from 0, its length in bp, and the reason: empty, short or no_acgt.
+        its ordinal in the whole input from 0, its length in bp, and the reason: empty, short, no_acgt,
+        no_sequence, no_region, or one of :data:`FAULTS`.
+    lenient: skip malformed records, instead of raising at the first.
+    mask_lower: see :func:`normalise`.
+    stretches: cut these parts of the records alone.
 
     Raises
     ------
-    InputError: a record has no name, or a character that is no nucleotide code.
+    InputError: a record is malformed: no name, or a character that is no nucleotide code.
     ValueError: ``window_bp`` is below 6.
     """
     window_borders(0, window_bp)  # refuses a bad window_bp even where there is no record
     names: set[int] = set()
-    for ordinal, record in enumerate(records):
-        name, sequence = _check_record(records, ordinal, record)
-        counts.records += 1
-        counts.bases += len(sequence)
-        counts.duplicate_names += is_duplicate(name, names)
-        reason = _reason_to_skip(sequence, min_bp)
+    ordinal = 0
+    for record in records:
+        read = record if isinstance(record, Read) else Read.of(record)
+        del record
+        fault = find_fault(records, ordinal, read, check_letters)
+        if fault is not None and not lenient:
+            refuse(records, fault)
+        count_read(counts, read, fault, names)
+        parts: list[tuple[int, int]] = [(0, len(read.sequence))]
+        reason = fault.reason if fault is not None else _reason_to_skip(read.sequence, min_bp, mask_lower)
+        if read.source is not None and reason == "empty":
+            reason = "no_sequence"
+        if stretches is not None and fault is None:
+            taken = stretches.take(read.name, len(read.sequence), min_bp)
+            if reason is None and not taken:
+                reason = "no_region" if taken is None else "short"
+            elif reason is None and taken and not _has_acgt(read.sequence, taken, mask_lower):
+                reason = "no_acgt"
+            parts = taken or []
         if reason is not None:
-            skip_record(counts, reason, on_skip, ordinal, name, len(sequence))
-            continue
-        counts.windowed += 1
-        borders = window_borders(len(sequence), window_bp)
-        for start, stop in pairwise(borders):
-            piece = sequence[start:stop]
-            if _lacks_acgt(piece):
-                counts.windows_without_acgt += 1
-            else:
-                counts.windows += 1
-                yield Window(ordinal, name, start, stop, piece)
+            skip_record(counts, reason, on_skip, ordinal, read.name, len(read.sequence))
+            parts = []
+        else:
+            counts.windowed += 1
+        for first, end in parts:
+            for start, stop in pairwise(window_borders(end - first, window_bp)):
+                piece = _translate(read.sequence[first + start : first + stop], mask_lower)
+                if piece.strip("N"):
+                    counts.windows += 1
+                    yield Window(ordinal, read.name, first + start, first + stop, piece, read.source)
+                else:
+                    counts.windows_without_acgt += 1
+        del read  # while the next one is read: it may be a chromosome
+        ordinal += 1
 
 
 def skip_record(
@@ -721,35 +859,82 @@ def skip_record(
         on_skip(ordinal, name, length, reason)
 
 
-def _check_record(
-    records: Iterable[dnaio.SequenceRecord], ordinal: int, record: dnaio.SequenceRecord
-) -> tuple[str, str]:
-    """Name (up to the first white space) and normalised sequence.  Raises InputError."""
-    name = record.id
-    message = ""
-    if not name:
-        message = "the record has no name; expected one right after '>' or '@'"
+@runtime_checkable
+class Located(Protocol):
+    """Records that know where they stand: :class:`RecordReader` and its like."""
+
+    def error(self, message: str, name: str | None = None) -> InputError:
+        """An InputError about the last record given out."""
+        ...
+
+    def close(self) -> None:
+        """Close the file that is open, if reading stops early."""
+        ...
+
+
+def find_fault(
+    records: object, ordinal: int, read: Read, check: Callable[[str], object], expected: str = "'>' or '@'"
+) -> Fault | None:
+    """What is wrong with a record, if anything.
+
+    Parameters
+    ----------
+    records: where it came from; tells the place if it is :class:`Located`.
+    ordinal: of the record, from 0, if the place is not known.
+    check: raises ValueError at a letter that does not belong into the sequence.
+    expected: what stands before a name.
+    """
+    if read.fault is not None:
+        return read.fault
+    if not read.name:
+        reason = "no_name"
+        message = f"the record has no name; expected one right after {expected}"
     else:
         try:
-            return name, normalise(record.sequence)
+            check(read.sequence)
+            return None
         except ValueError as error:
-            message = str(error)
-    if isinstance(records, RecordReader):
-        raise records.error(message, name)
-    raise InputError(message, record=ordinal + 1, name=name)
+            reason, message = "bad_letters", str(error)
+    if isinstance(records, Located):
+        return Fault(reason, records.error(message, read.name))
+    return Fault(reason, InputError(message, record=ordinal + 1, name=read.name))
 
 
-def _reason_to_skip(sequence: str, min_bp: int) -> str | None:
+def refuse(records: object, fault: Fault) -> NoReturn:
+    """Close the file that the record is from, and raise its error."""
+    if isinstance(records, Located):
+        records.close()
+    try:
+        raise fault.error
+    finally:
+        del fault  # or the error would hold itself in a circle
+
+
+def count_read(counts: RecordCounts, read: Read, fault: Fault | None, names: set[int]) -> None:
+    """Count one more record; ``names`` are those that came before, see :func:`is_duplicate`."""
+    counts.records += 1
+    counts.bases += len(read.sequence)
+    counts.duplicate_names += bool(read.name) and is_duplicate(read.name, names)
+    if fault is not None and not counts.first_fault:
+        counts.first_fault = str(fault.error)
+
+
+def _reason_to_skip(sequence: str, min_bp: int, mask_lower: bool) -> str | None:
     if not sequence:
         return "empty"
     if len(sequence) < min_bp:
         return "short"
-    return "no_acgt" if _lacks_acgt(sequence) else None
+    return None if _has_acgt(sequence, [(0, len(sequence))], mask_lower) else "no_acgt"
 
 
-def _lacks_acgt(sequence: str) -> bool:
-    """Whether a normalised sequence is N throughout."""
-    return not sequence.strip("N")
+def _has_acgt(sequence: str, parts: Iterable[tuple[int, int]], mask_lower: bool) -> bool:
+    """Whether some part of a sequence is not N throughout."""
+    blocks = (
+        sequence[start : min(start + _BLOCK, stop)]
+        for first, stop in parts
+        for start in range(first, stop, _BLOCK)
+    )
+    return any(_translate(block, mask_lower).strip("N") for block in blocks)
 
 
 def is_duplicate(name: str, seen: set[int]) -> bool:

@@ -11,6 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wyrcli.cli.console import progress, say, warn
+from wyrcli.cli.inputs import (
+    MaskLower,
+    MaskLowerOption,
+    OnError,
+    OnErrorOption,
+    PairedOption,
+    ReferenceOption,
+    RegionsOption,
+    RenameOption,
+    input_options,
+    warn_of_reads,
+)
 from wyrcli.cli.options import (
     Device,
     ExplainerKind,
@@ -37,8 +49,9 @@ def explain(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="FASTA or FASTQ files, plain or gz, bz2, xz, zst; - is stdin.  For a model of proteins "
-            "FASTA; for one of texts a text per line, or tables (.csv, .tsv, .parquet) with a column text.",
+            help="FASTA or FASTQ files, plain or gz, bz2, xz, zst; BAM; CRAM; - is stdin.  For a model of "
+            "proteins FASTA; for one of texts a text per line, or tables (.csv, .tsv, .parquet) with a "
+            "column text.",
             metavar="READS...",
         ),
     ],
@@ -65,6 +78,12 @@ def explain(
         int,
         typer.Option("--min-length", min=1, help="Shortest chunk to report, in letters."),
     ] = 1,
+    paired: PairedOption = False,
+    regions: RegionsOption = None,
+    mask_lower: MaskLowerOption = MaskLower.keep,
+    reference: ReferenceOption = None,
+    on_error: OnErrorOption = OnError.fail,
+    rename_duplicates: RenameOption = False,
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     batch_size: Annotated[
@@ -82,12 +101,23 @@ def explain(
     """
     from wyrcli import outputs, writers
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
-    from wyrcli.inference import choose_device, choose_precision, new_counts, read_windows
+    from wyrcli.inference import choose_device, choose_precision
     from wyrcli.inference import explain as run
+    from wyrcli.inputs import new_counts, open_windows
     from wyrcli.report import Stopwatch, run_report
 
-    outputs.check_inputs(inputs)
-    outputs.check_outputs([output, tokens, predictions, json], inputs)
+    options = input_options(
+        inputs,
+        paired=paired,
+        on_error=on_error,
+        reference=reference,
+        regions=regions,
+        mask_lower=mask_lower,
+        rename_duplicates=rename_duplicates,
+    )
+    files = [*inputs, *options.files()]
+    outputs.check_inputs(files)
+    outputs.check_outputs([output, tokens, predictions, json], files)
     used_threads = set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
@@ -128,11 +158,12 @@ def explain(
                     table.write_skipped(name, length, reason)
 
         explanations = run(
-            read_windows(
+            open_windows(
                 inputs,
                 checkpoint.tokenizer,
                 checkpoint.window_bp,
                 counts,
+                options,
                 on_skip=None if table is None else lambda *record: skipped.append(record),
             ),
             checkpoint.explanandum,
@@ -184,6 +215,12 @@ def _summarise(counts: RecordCounts, written: BedCounts, alphabet: str, quiet: b
     say(f"{written.chunks:,} important chunks hold {share:.1%} of {counts.bases:,} {letters}", quiet)
     if counts.records == 0:
         warn(f"there was no {nouns[:-1]} in the input")
+    warn_of_reads(counts, nouns)
+    if counts.left_out:
+        left_out = ", ".join(f"{n:,} {which}" for which, n in counts.left_out.items())
+        say(f"alignments that repeat a read were left out: {left_out}", quiet)
+    if counts.renamed:
+        say(f"{counts.renamed:,} {nouns} of a repeated name were renamed", quiet)
     if counts.windows_without_acgt:
         warn(f"{counts.windows_without_acgt:,} windows of long reads were left out: they are N throughout")
     if counts.duplicate_names:
