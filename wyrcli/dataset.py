@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -175,6 +176,19 @@ class LabelledWindows:
         if n >= len(self):
             return self
         return self.select(np.sort(np.random.default_rng(seed).permutation(len(self))[:n]))
+
+    def sample_evenly(self, n: int, seed: int = 0) -> LabelledWindows:
+        """Some ``n`` windows: of each class of the last rank equally many or all it has, one at least."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        labels = self.labels[order, -1]
+        by_class = np.argsort(labels, kind="stable")
+        _, first, members = np.unique(labels[by_class], return_index=True, return_counts=True)
+        if len(self) <= n:
+            return self
+        numbers = range(2, int(members.max()) + 1)
+        most = 1 + bisect_right(numbers, n, key=lambda number: int(np.minimum(members, number).sum()))
+        kept = [by_class[at : at + most][:size] for at, size in zip(first, members, strict=True)]
+        return self.select(np.sort(order[np.concatenate(kept)]))
 
     def select(self, rows: NDArray[np.int64]) -> LabelledWindows:
         """The windows of these numbers, in this order."""

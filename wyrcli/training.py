@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wyrcli.batching import Piece, Plan, Windows, cut_pieces
 from wyrcli.distribution import World
 from wyrcli.engine import Report, Result, Task, TrainingOptions, fit
 from wyrcli.metrics import balanced_accuracy
+from wyrcli.model.counting import CountingNetwork
 from wyrcli.model.explainer import Explainer, select_masks
-from wyrcli.model.explanandum import BaseExplanandum
+from wyrcli.model.explanandum import BaseExplanandum, Explanandum
 from wyrcli.model.frames import average_frames, match_area
 from wyrcli.model.loss import LossOptions, area, drop, explainer_loss, per_token_kept, relax
 from wyrcli.model.masking import get_operator
@@ -32,6 +33,7 @@ from wyrcli.runs import RunFolder, State
 
 __all__ = [
     "classify_windows",
+    "count",
     "find_degenerate",
     "finetune",
     "train_explainer",
@@ -82,6 +84,36 @@ def finetune(
     )
 
 
+def count(
+    explanandum: Explanandum,
+    tokenizer: KmerTokenizer,
+    train: Windows,
+    options: TrainingOptions,
+    world: World,
+    report: Report,
+    *,
+    validation: Windows | None = None,
+    ranks: Sequence[str] = (),
+    metric: str = "",
+    run: RunFolder | None = None,
+    state: State | None = None,
+    save_every_s: float = 300.0,
+) -> Result:
+    """Train a classifier of random weights on k-mer counts alone; see :mod:`wyrcli.model.counting`.
+
+    Parameters as in :func:`finetune`, which goes on from here.
+    """
+    names = list(ranks) or [str(r) for r in range(len(explanandum.sizes))]
+    metric = metric or f"balanced_accuracy_{names[-1]}"
+    network = CountingNetwork(explanandum, tokenizer.kmers())
+    task = _Counting(network, tokenizer, options, names, metric, validation)
+    result = fit(
+        task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
+    )
+    network.finish()
+    return result
+
+
 class _Finetuning(Task):
     def __init__(
         self,
@@ -97,6 +129,7 @@ class _Finetuning(Task):
         self.trained = explanandum
         self.metric = metric
         self._explanandum = explanandum
+        self._classify: nn.Module = explanandum
         self._tokenizer, self._options, self._names = tokenizer, options, names
         self._validation = validation
         self._weighted = class_weights is not None
@@ -104,7 +137,7 @@ class _Finetuning(Task):
             self.register_buffer(f"weights_{r}", weights)
 
     def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
-        per_rank = self._explanandum.split(self._explanandum(piece.batch))
+        per_rank = self._explanandum.split(self._classify(piece.batch))
         losses, values = [], {}
         for r, (name, logits) in enumerate(zip(self._names, per_rank, strict=True)):
             labels = piece.labels[:, r]
@@ -119,11 +152,28 @@ class _Finetuning(Task):
         if self._validation is None or len(self._validation) == 0:
             return {}
         precision = self._options.precision
-        predicted, loss = _classify(self._explanandum, self._tokenizer, self._validation, world, precision)
+        predicted, loss = _classify(
+            self._explanandum, self._tokenizer, self._validation, world, precision, self._classify
+        )
         return {"loss": loss} | {
             f"balanced_accuracy_{name}": balanced_accuracy(self._validation.labels[:, r], predicted[:, r])
             for r, name in enumerate(self._names)
         }
+
+
+class _Counting(_Finetuning):
+    def __init__(
+        self,
+        network: CountingNetwork,
+        tokenizer: Tokenizer,
+        options: TrainingOptions,
+        names: Sequence[str],
+        metric: str,
+        validation: Windows | None,
+    ) -> None:
+        super().__init__(network.explanandum, tokenizer, options, names, metric, validation, None)
+        self.trained = network
+        self._classify = network
 
 
 @torch.inference_mode()
@@ -133,16 +183,21 @@ def _classify(
     windows: Windows,
     world: World,
     precision: str = "fp32",
+    network: nn.Module | None = None,
 ) -> tuple[NDArray[np.int64], float]:
-    """Predicted class within each rank, (N, R), and the mean loss; all processes share the work."""
+    """Predicted class within each rank, (N, R), and the mean loss; all processes share the work.
+
+    ``network``: what gives the logits, if not the Explanandum itself.
+    """
     explanandum.eval()
+    network = explanandum if network is None else network
     device = world.device
     predicted = torch.zeros(len(windows), len(explanandum.sizes), dtype=torch.int64)
     loss = 0.0
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     for rows, batch, labels in _batches(windows, tokenizer, world):
         with autocast:
-            logits = explanandum(batch.to(device))
+            logits = network(batch.to(device))
         predicted[rows] = explanandum.predict(logits)[0].cpu()
         for r, own in enumerate(explanandum.split(logits)):
             loss += F.cross_entropy(own, labels[:, r].to(device), reduction="sum").item()

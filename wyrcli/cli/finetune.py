@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,10 +78,17 @@ def finetune(
         Pooling | None,
         typer.Option("--pooling", help="What the heads read; default: as in --from, else mean."),
     ] = None,
+    counts: Annotated[
+        bool,
+        typer.Option(
+            "--counts",
+            help="Train a network of --config on k-mer counts alone, much faster; go on with --from.",
+        ),
+    ] = False,
     layers: Annotated[
         int,
         typer.Option(
-            "--layers", min=0, help="Deepen the network of --from to so many layers; new ones at first do nothing."
+            "--layers", min=0, help="Deepen the network of --from to so many; new layers at first do nothing."
         ),
     ] = 0,
     freeze: Annotated[
@@ -134,6 +141,15 @@ def finetune(
     ] = "",
     validate_every: ValidateEvery = 0,
     patience: Patience = 0,
+    examined: Annotated[
+        int,
+        typer.Option(
+            "--examined",
+            min=0,
+            help="Score at most so many windows of the validation and of the test split, of all classes "
+            "equally many where there are; 0 = all.",
+        ),
+    ] = 0,
     held_out: Annotated[
         int,
         typer.Option("--held-out", min=0, help="Test windows to keep in the checkpoint for wyr evaluate."),
@@ -173,7 +189,7 @@ def finetune(
     from wyrcli.distribution import join_world
     from wyrcli.engine import TrainingOptions
     from wyrcli.inference import choose_device, choose_precision
-    from wyrcli.model.explanandum import BaseExplanandum
+    from wyrcli.model.explanandum import BaseExplanandum, Explanandum
     from wyrcli.model.proof import prove
     from wyrcli.model.tokens import KmerTokenizer, Tokenizer
     from wyrcli.outputs import check_new_directory
@@ -189,6 +205,8 @@ def finetune(
         raise typer.BadParameter("name either --from or --config")
     if embeddings is not Embeddings.random and config is None:
         raise typer.BadParameter(f"--embeddings {embeddings} starts from --config, not from trained weights")
+    if counts and (config is None or pooling is Pooling.cls or freeze or lora):
+        raise typer.BadParameter("--counts goes with --config and --pooling mean, and trains all of it")
     if layers and config is not None:
         raise typer.BadParameter("--layers deepens the network of --from; a config has its own number")
     if freeze and lora:
@@ -226,6 +244,7 @@ def finetune(
             "start": start or (config and config.read_text(encoding="utf-8")),
             "embeddings": str(embeddings),
             "pooling": pooling,
+            "counts": counts,
             "layers": layers,
             "freeze": freeze,
             "lora": lora,
@@ -263,37 +282,38 @@ def finetune(
             freeze_layers(explanandum, freeze)
         if lora:
             add_lora(explanandum, lora)
-        train, validation = data.split("train"), data.split("validation")
+        train = data.split("train")
+        validation, test = data.split("validation"), data.split("test")
+        if examined:
+            validation, test = validation.sample_evenly(examined), test.sample_evenly(examined)
         total = options.total_steps(len(train))
         say(describe_work(explanandum, len(train), total, options, world), quiet)
         weights = None
         if class_weights is ClassWeights.balanced:
             weights = training.weigh_classes(train.labels, data.taxonomy.sizes)
         with watch(session, total, leads=world.leads, quiet=quiet) as report:
-            result = training.finetune(
-                explanandum,
-                tokenizer,
-                train,
-                options,
-                world,
-                report,
-                validation=validation,
-                ranks=ranks,
-                metric=metric,
-                class_weights=weights,
-                run=session.run,
-                state=session.state,
-                save_every_s=60 * save_minutes,
-            )
+            common: dict[str, Any] = {
+                "validation": validation,
+                "ranks": ranks,
+                "metric": metric,
+                "run": session.run,
+                "state": session.state,
+                "save_every_s": 60 * save_minutes,
+            }
+            work = (train, options, world, report)
+            if counts and isinstance(explanandum, Explanandum) and isinstance(tokenizer, KmerTokenizer):
+                result = training.count(explanandum, tokenizer, *work, **common)
+            else:
+                result = training.finetune(explanandum, tokenizer, *work, class_weights=weights, **common)
         if lora:
             merge_lora(explanandum)
         explanandum.freeze()
         if half:  # scored as stored
             explanandum.to(torch.bfloat16).float()
-        examined = {"validation": validation, "test": data.split("test")}
+        splits = {"validation": validation, "test": test}
         scores = {
             split: dict(zip(ranks, training.validate(explanandum, tokenizer, windows, world), strict=True))
-            for split, windows in examined.items()
+            for split, windows in splits.items()
             if len(windows)
         }
         if not world.leads:
@@ -319,6 +339,6 @@ def finetune(
             name=name,
             notice=notice,
             dtype=torch.bfloat16 if half else torch.float32,
-            held_out=examined["test"].sample(held_out, seed) if held_out else None,
+            held_out=test.sample(held_out, seed) if held_out else None,
         )
         conclude(f"checkpoint in {output}", session, result, figure, quiet=quiet)

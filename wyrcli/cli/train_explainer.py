@@ -99,9 +99,7 @@ def train_explainer(
     hidden: Annotated[int, typer.Option("--hidden", min=1, help="lstm: units per direction.")] = 80,
     embeddings: Annotated[
         Embeddings,
-        typer.Option(
-            "--embeddings", help="lstm: start of k-mer embeddings, as in wyr finetune."
-        ),
+        typer.Option("--embeddings", help="lstm: start of k-mer embeddings, as in wyr finetune."),
     ] = Embeddings.random,
     extend: Annotated[
         bool,

@@ -1,0 +1,133 @@
+"""A Nucleotide Transformer that only counts k-mers: a start for the real one at a fiftieth of the cost.
+
+Much of what tells genomes apart is how often they use which k-mers.  A transformer from scratch must find
+that out through its attention, one window after the other.  Here its first layer is computed under two
+assumptions: attention is uniform, and a token's own embedding is small beside what attention brings.  Then
+every token of a window has the same hidden state, which follows from the k-mer counts alone, and one state
+is computed instead of hundreds.  LayerNorm makes the second assumption cheap to fulfil: it does not see the
+size of an embedding, so that :meth:`CountingNetwork.finish` shrinks the embeddings and the network answers
+as it did while it was counting.
+
+The embedding of a k-mer is a sum of vectors of the shorter k-mers inside it, of all lengths, and those of
+reverse complements are one: what is learned of one k-mer is learned of its relatives, on both strands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wyrcli.model.explanandum import Explanandum
+from wyrcli.model.tokens import TokenBatch
+
+__all__ = ["CountingNetwork", "find_parts"]
+
+_OWN_SHARE = 0.125  # size of a token's own embedding beside what attention brings
+_BROUGHT = 4.0  # that size itself: large against the steps of an optimiser
+_COMPLEMENT = str.maketrans("ACGT", "TGCA")
+
+
+def find_parts(kmers: Sequence[str]) -> tuple[Tensor, Tensor, int]:
+    """The j-mers inside each k-mer, for all j up to k.
+
+    Returns
+    -------
+    int64 (N, P), number of each j-mer, that of a reverse complement being the same; float32 (N, P), one over
+    the square root of how many j-mers of that length there are; and the number of different ones.
+
+    >>> find_parts(["AC", "GT"])[0].tolist()
+    [[0, 1, 2], [1, 0, 2]]
+    """
+    numbers: dict[str, int] = {}
+    parts, weights = [], []
+    for kmer in kmers:
+        pieces = [kmer[i : i + j] for j in range(1, len(kmer) + 1) for i in range(len(kmer) - j + 1)]
+        keys = [min(piece, piece[::-1].translate(_COMPLEMENT)) for piece in pieces]
+        parts.append([numbers.setdefault(key, len(numbers)) for key in keys])
+        weights.append([(len(kmer) - len(piece) + 1) ** -0.5 for piece in pieces])
+    return torch.tensor(parts), torch.tensor(weights), len(numbers)
+
+
+class CountingNetwork(nn.Module):
+    """The first layer, final norm and heads of an Explanandum over k-mer counts; trains them in place.
+
+    Parameters
+    ----------
+    explanandum: with ``mean`` pooling and random weights.  Its other layers are made to do nothing at first.
+    kmers: token ids to letters; other tokens keep vectors of their own.
+    dropout: share of the features of the feed-forward layer that are dropped in training.
+    """
+
+    parts: Tensor
+    weights: Tensor
+    ids: Tensor
+    brought: Tensor
+
+    def __init__(self, explanandum: Explanandum, kmers: Mapping[int, str], dropout: float = 0.1) -> None:
+        super().__init__()
+        if explanandum.pooling != "mean" or not explanandum.backbone.config.gated:
+            raise ValueError("counting starts a network of rotary positions whose heads read a mean")
+        self.explanandum = explanandum
+        self.dropout = dropout
+        parts, weights, n_parts = find_parts(list(kmers.values()))
+        size = explanandum.hidden_size
+        scale = 1 / math.sqrt(len(next(iter(kmers.values()))))
+        self.vectors = nn.Parameter(torch.randn(n_parts, size) * scale)
+        self.register_buffer("parts", parts, persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("ids", torch.tensor(list(kmers)), persistent=False)
+        self.register_buffer("brought", torch.zeros(()))  # mean square of what attention brings
+        for layer in explanandum.backbone.encoder.layer[1:]:
+            for name, parameter in layer.named_parameters():
+                if name.startswith(("attention.output.", "output.")):
+                    nn.init.zeros_(parameter)
+            layer.requires_grad_(False)
+        first = explanandum.backbone.encoder.layer[0].get_submodule("attention.self")
+        for name in ("query", "key"):
+            first.get_submodule(name).requires_grad_(False)
+
+    def table(self) -> Tensor:
+        """The embeddings (V, H) of all tokens."""
+        words = self.explanandum.backbone.embeddings.word_embeddings.weight
+        kmers = F.embedding_bag(self.parts, self.vectors, per_sample_weights=self.weights, mode="sum")
+        return words.index_copy(0, self.ids, kmers.to(words.dtype))
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Logits (B, C)."""
+        backbone = self.explanandum.backbone
+        layer = backbone.encoder.layer[0]
+        attention = layer.get_submodule("attention")
+        table = attention.get_submodule("LayerNorm")(self.table())
+        seen = torch.ones_like(batch.ids) if batch.attention_mask is None else batch.attention_mask
+        counts = torch.zeros(len(batch), len(table), device=table.device)
+        counts.scatter_add_(1, batch.ids, seen.to(counts.dtype))
+        mean = counts @ table.float() / counts.sum(-1, keepdim=True)  # (B, H)
+        brought = attention.get_submodule("output")(attention.get_submodule("self.value")(mean))
+        if self.training:
+            with torch.no_grad():
+                self.brought.lerp_(brought.float().square().mean(), 0.02)
+        normed = F.dropout(layer.get_submodule("LayerNorm")(brought), self.dropout, self.training)
+        gate, value = layer.get_submodule("intermediate")(normed).chunk(2, dim=-1)
+        inner = F.dropout(F.silu(gate) * value, self.dropout, self.training)
+        state = backbone.encoder.emb_layer_norm_after(brought + layer.get_submodule("output")(inner))
+        with torch.autocast(state.device.type, enabled=False):
+            return torch.cat([head(state.float()) for head in self.explanandum.heads], dim=-1)
+
+    @torch.no_grad()
+    def finish(self) -> Explanandum:
+        """The Explanandum as a transformer again, with all its weights free to be trained."""
+        self.explanandum.requires_grad_(True)
+        backbone = self.explanandum.backbone
+        layer = backbone.encoder.layer[0]
+        table = self.table()
+        words = backbone.embeddings.word_embeddings.weight
+        words.copy_(table * (_OWN_SHARE * _BROUGHT / table[self.ids].square().mean().sqrt()))
+        grown = _BROUGHT / self.brought.clamp_min(1e-12).sqrt()
+        for name, parameter in layer.named_parameters():
+            if name.startswith(("attention.output.", "output.")):
+                parameter.mul_(grown)
+        return self.explanandum
