@@ -21,7 +21,8 @@ class Window(NamedTuple):
     never do.  ``start`` and ``stop`` are 0-based half-open positions on the record, in bp.
     ``sequence`` is already normalised: upper case, only A, C, G, T and N.  ``source`` is the record as it
     stood in a BAM or CRAM file (``pysam.AlignedSegment``), None for others; positions are on the read **as
-    sequenced**, whichever way it is aligned.
+    sequenced**, whichever way it is aligned.  ``qualities`` are those of a FASTQ file, its letters, one per
+    base of ``sequence``; ``length`` is that of the whole record (0 where it is not known).
     """
 
     record: int
@@ -30,6 +31,8 @@ class Window(NamedTuple):
     stop: int
     sequence: str
     source: Any = None
+    qualities: str = ""
+    length: int = 0
 
 
 class Target(NamedTuple):

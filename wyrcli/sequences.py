@@ -698,13 +698,16 @@ def split_windows(
             continue
         counts.windowed += 1
         borders = window_borders(len(sequence), window_bp)
+        qualities = record.qualities or ""
         for start, stop in pairwise(borders):
             piece = sequence[start:stop]
             if _lacks_acgt(piece):
                 counts.windows_without_acgt += 1
             else:
                 counts.windows += 1
-                yield Window(ordinal, name, start, stop, piece)
+                yield Window(
+                    ordinal, name, start, stop, piece, None, qualities[start:stop], len(sequence)
+                )
 
 
 def skip_record(
