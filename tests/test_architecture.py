@@ -114,12 +114,13 @@ FLOORS = (
     ("__init__", "errors", "alphabets", "taxonomy", "explanation", "metrics", "prefetching"),
     (
         *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
+        *("targets", "stitching"),
         *("streams", "genbank", "bertax", "sources", "documents"),
         *("packing", "splitting", "windowing", "grouping", "dataset", "preparation", "inspection"),
     ),
     ("model",),
     (
-        *("checkpoint", "inference", "evaluation", "report"),
+        *("checkpoint", "inference", "scoring", "evaluation", "report"),
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
         *("result_tables", "figures", "pages", "keeping", "study", "study_page"),

@@ -43,12 +43,12 @@ class Finding:
 
     @cached_property
     def chunks(self) -> list[Chunk]:
-        """The relevant chunks, whether or not there is a label for them."""
+        """The relevant chunks inside the window, whether or not there is a label for them."""
         return self.explanation.chunks(self.threshold, self.min_length)
 
     @cached_property
     def named_chunks(self) -> list[tuple[Chunk, str]]:
-        """The chunks that rows are written of, with what they speak for.
+        """The chunks that rows are written of, with what they speak for; they may begin in earlier windows.
 
         None without a label.  A chunk of a contrast with a mean mask below 0 speaks for the other class.
         """
@@ -56,7 +56,8 @@ class Finding:
             return []
         target = self.explanation.target
         against = target.against if target is not None else ""
-        return [(c, against if against and c.mean_mask < 0 else self.label) for c in self.chunks]
+        chunks = self.explanation.joined_chunks(self.threshold, self.min_length)
+        return [(c, against if against and c.mean_mask < 0 else self.label) for c in chunks]
 
     @cached_property
     def base_scores(self) -> NDArray[np.float32]:

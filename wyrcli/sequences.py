@@ -35,6 +35,7 @@ __all__ = [
     "DamagedError",
     "RecordCounts",
     "RecordReader",
+    "check_overlap",
     "decompress",
     "describe_content",
     "encode",
@@ -43,6 +44,7 @@ __all__ = [
     "is_duplicate",
     "normalise",
     "open_binary",
+    "overlapping_windows",
     "read_records",
     "skip_record",
     "split_windows",
@@ -661,6 +663,33 @@ def window_borders(length: int, window_bp: int) -> list[int]:
     return [i * n_kmers // n_windows * KMER_BP for i in range(n_windows)] + [length]
 
 
+def overlapping_windows(length: int, window_bp: int, overlap: int = 0) -> Iterator[tuple[int, int]]:
+    """Half-open places of the fewest windows that cover ``length`` bp, each ``overlap`` bp on the next one.
+
+    Cut as :func:`window_borders` does; without an overlap they tile.  No window reaches beyond the next.
+
+    Raises ValueError: ``overlap`` is no multiple of 6 from 0 to a third of ``window_bp``.
+
+    >>> list(overlapping_windows(30, 18, 6))
+    [(0, 18), (12, 30)]
+    """
+    check_overlap(window_bp, overlap)
+    if length <= window_bp:
+        return iter([(0, length)])
+    borders = window_borders(length - overlap, window_bp - overlap)
+    return ((start, stop + overlap) for start, stop in pairwise(borders))
+
+
+def check_overlap(window_bp: int, overlap: int) -> None:
+    """Raise ValueError for windows that cannot be, or cannot have this overlap."""
+    window_borders(0, window_bp)
+    if overlap % KMER_BP or not 0 <= overlap <= window_bp // 3:
+        raise ValueError(
+            f"an overlap of {overlap} bp; expected a multiple of {KMER_BP} from 0 to "
+            f"{window_bp // 3 // KMER_BP * KMER_BP}, a third of the window"
+        )
+
+
 def split_windows(
     records: Iterable[dnaio.SequenceRecord],
     window_bp: int,
@@ -668,8 +697,9 @@ def split_windows(
     *,
     min_bp: int = KMER_BP,
     on_skip: Callable[[int, str, int, str], None] | None = None,
+    overlap: int = 0,
 ) -> Iterator[Window]:
-    """Normalised windows that tile each record, in input order, without overlap.
+    """Normalised windows that cover each record, in input order; without ``overlap`` they tile it.
 
     Parameters
     ----------
@@ -679,13 +709,14 @@ def split_windows(
     min_bp: records shorter than this are skipped.
     on_skip: called as ``on_skip(record, name, length, reason)`` for each record without a window, with
         its ordinal in the whole input from 0, its length in bp, and the reason: empty, short or no_acgt.
+    overlap: bp that a window of a longer record has in common with the next; see :func:`overlapping_windows`.
 
     Raises
     ------
     InputError: a record has no name, or a character that is no nucleotide code.
-    ValueError: ``window_bp`` is below 6.
+    ValueError: ``window_bp`` is below 6, or ``overlap`` does not suit it.
     """
-    window_borders(0, window_bp)  # refuses a bad window_bp even where there is no record
+    check_overlap(window_bp, overlap)  # even where there is no record
     names: set[int] = set()
     for ordinal, record in enumerate(records):
         name, sequence = _check_record(records, ordinal, record)
@@ -697,17 +728,14 @@ def split_windows(
             skip_record(counts, reason, on_skip, ordinal, name, len(sequence))
             continue
         counts.windowed += 1
-        borders = window_borders(len(sequence), window_bp)
         qualities = record.qualities or ""
-        for start, stop in pairwise(borders):
+        for start, stop in overlapping_windows(len(sequence), window_bp, overlap):
             piece = sequence[start:stop]
             if _lacks_acgt(piece):
                 counts.windows_without_acgt += 1
             else:
                 counts.windows += 1
-                yield Window(
-                    ordinal, name, start, stop, piece, None, qualities[start:stop], len(sequence)
-                )
+                yield Window(ordinal, name, start, stop, piece, None, qualities[start:stop], len(sequence))
 
 
 def skip_record(

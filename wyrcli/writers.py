@@ -336,7 +336,7 @@ class PredictionsWriter:
         fields = [bed_text(window.name), str(window.start), str(window.stop), "ok" if sure else "unsure"]
         for taxon, probability in zip(explanation.lineage, explanation.probabilities, strict=True):
             fields += [safe_text(taxon), f"{probability:.6f}"]
-        relevant_bp = sum(chunk.stop - chunk.start for chunk in finding.chunks)
+        relevant_bp = explanation.relevant_bp(self._threshold, self._min_length)
         fields.append(f"{relevant_bp / (window.stop - window.start):.4f}")
         if self._with_target:
             target = explanation.target

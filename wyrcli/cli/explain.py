@@ -6,10 +6,23 @@ import math
 import sys
 from collections import deque
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wyrcli.cli.asking import (
+    BothStrands,
+    Contrast,
+    MinProbability,
+    Overlap,
+    Resolution,
+    ResolutionOption,
+    Sharpen,
+    TargetOption,
+    TopK,
+    check_windows,
+    pose_question,
+)
 from wyrcli.cli.console import progress, say, warn
 from wyrcli.cli.options import (
     Device,
@@ -58,6 +71,14 @@ def explain(
     rank: Annotated[
         str | None, typer.Option("--rank", help="Explain this rank alone; by default all together.")
     ] = None,
+    target: TargetOption = None,
+    contrast: Contrast = None,
+    top_k: TopK = 0,
+    min_probability: MinProbability = None,
+    resolution: ResolutionOption = Resolution.token,
+    both_strands: BothStrands = False,
+    sharpen: Sharpen = False,
+    overlap: Overlap = 0,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, max=1, help="A token is important above this mask value.")
     ] = 0.5,
@@ -75,16 +96,18 @@ def explain(
 ) -> None:
     """Write the important chunks of each sequence as BED: what made the classifier call it what it called it.
 
-    The mask is that of the predicted classes.  Columns: chrom, start, end, the taxon, score (1000 times
+    The mask is that of the predicted classes, unless others are asked for.  Columns: chrom, start, end, the taxon, score (1000 times
     the mean mask), strand, thickStart, thickEnd, itemRgb, mean mask, predicted lineage.
 
     Example:  wyr explain reads.fasta -o important.bed
     """
     from wyrcli import outputs, writers
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
+    from wyrcli.finding import Finding
     from wyrcli.inference import choose_device, choose_precision, new_counts, read_windows
     from wyrcli.inference import explain as run
-    from wyrcli.report import Stopwatch, run_report
+    from wyrcli.report import Agreement, Stopwatch, run_report
+    from wyrcli.stitching import group
 
     outputs.check_inputs(inputs)
     outputs.check_outputs([output, tokens, predictions, json], inputs)
@@ -96,6 +119,16 @@ def explain(
     ranks = checkpoint.taxonomy.ranks
     if rank is not None:
         rank = ranks[checkpoint.taxonomy.rank_index(rank)]
+    question = pose_question(
+        checkpoint,
+        rank=rank,
+        targets=target,
+        contrast=contrast,
+        top_k=top_k,
+        min_probability=min_probability,
+    )
+    per_base = check_windows(checkpoint, resolution, overlap, both_strands=both_strands, sharpen=sharpen)
+    asked = bool(question.goals or question.top_k)
     if checkpoint.notice:
         say(checkpoint.notice, quiet)
     checkpoint.explanandum.to(where, dtype)
@@ -112,11 +145,17 @@ def explain(
         bed = writers.BedWriter(
             open_output(output), ranks, rank=rank, threshold=threshold, min_length=min_length
         )
-        per_token = writers.TokensWriter(open_output(tokens), ranks) if tokens is not None else None
+        per_token = None
+        if tokens is not None:
+            per_token = writers.TokensWriter(open_output(tokens), ranks, with_target=asked)
         table = None
         if predictions is not None:
             table = writers.PredictionsWriter(
-                open_output(predictions), ranks, threshold=threshold, min_length=min_length
+                open_output(predictions),
+                ranks,
+                threshold=threshold,
+                min_length=min_length,
+                with_target=asked,
             )
 
         report = open_output(json) if json is not None else None
@@ -134,6 +173,7 @@ def explain(
                 checkpoint.window_bp,
                 counts,
                 on_skip=None if table is None else lambda *record: skipped.append(record),
+                overlap=overlap,
             ),
             checkpoint.explanandum,
             trained.explainer,
@@ -141,31 +181,49 @@ def explain(
             checkpoint.taxonomy,
             batch_tokens=batch_size * checkpoint.tokenizer.usual_tokens(checkpoint.window_bp),
             device=where,
-            rank=rank,
+            question=question,
+            per_base=per_base,
+            threshold=threshold,
         )
         stack.enter_context(closing(explanations))  # its reading thread ends before the outputs do
         advance = stack.enter_context(progress("windows explained", quiet=quiet))
-        written = 0
-        for explanation in explanations:
-            write_skipped(before=explanation.window.record)
-            bed.write(explanation)
+        written, unsure, agreement = 0, 0, Agreement()
+        for members in group(explanations, question.size):
+            write_skipped(before=members[0].window.record)
+            findings = [Finding(explanation, threshold, min_length, question.rank) for explanation in members]
+            bed.write_group(findings)
             if per_token is not None:
-                per_token.write(explanation)
+                per_token.write_group(findings)
             if table is not None:
-                table.write(explanation)
+                table.write_group(findings)
             written += 1
+            unsure += members[0].sure[:1] == (False,)  # then no narrower rank is either
+            for explanation in members:
+                if explanation.agreement is not None:
+                    agreement.add(explanation.agreement)
             advance()
         write_skipped(before=math.inf)
         if written != counts.windows or not counts.accounted():
             raise RuntimeError(f"{counts.as_dict()} went in, but {written} windows came out")
         if report is not None:
-            results = {"windows": written, "chunks": bed.counts.chunks, "bases_in_chunks": bed.counts.bases}
+            results: dict[str, Any] = {
+                "windows": written,
+                "chunks": bed.counts.chunks,
+                "bases_in_chunks": bed.counts.bases,
+                "windows_unsure": unsure,
+            }
+            if both_strands:
+                results["strand_agreement"] = agreement.as_dict()
             execution = {"device": str(where), "precision": str(dtype), "threads": used_threads}
             content = run_report(
                 sys.argv, inputs, checkpoint, trained, counts, results, stopwatch.seconds(), execution
             )
             report.write(outputs.json_text(content))
     _summarise(counts, bed.counts, checkpoint.alphabet, quiet)
+    if unsure:
+        say(f"{unsure:,} windows are called nothing: no rank is probable enough", quiet)
+    if both_strands:
+        say(agreement.as_text(), quiet)
 
 
 _WORDS = {"dna": ("reads", "bases"), "protein": ("proteins", "residues"), "text": ("texts", "characters")}
