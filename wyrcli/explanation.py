@@ -159,7 +159,10 @@ class Explanation:
         return chunks
 
     def relevant_bp(self, threshold: float = 0.5, min_length: int = 1) -> int:
-        """Bases of the window that lie in relevant chunks, also in those that go on beyond it."""
+        """Bases of the window that lie in relevant chunks, also in those that go on beyond it.
+
+        Of what comes behind the window, only the next one counts towards ``min_length``.
+        """
         found = 0
         for first, end in self._relevant_runs(threshold):
             start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])

@@ -54,9 +54,7 @@ class Agreement:
         """One line for people."""
         n = sum(self._counts)
         if not n:
-            return (
-                "scores of the two strands could not be compared: there was no window with different scores"
-            )
+            return "scores of the two strands: nothing to compare"
         lower, middle, upper = (self._quantile(share) for share in (0.25, 0.5, 0.75))
         return (
             f"scores of the two strands: correlation {middle:.2f} (median of {n:,} windows, "

@@ -41,7 +41,7 @@ TargetOption = Annotated[
     typer.Option(
         "--target",
         metavar="TAXON",
-        help="Explain this taxon, predicted or not; RANK:TAXON where several ranks have the name. Repeatable.",
+        help="Explain this taxon, predicted or not; RANK:TAXON where ranks share the name. Repeatable.",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -124,7 +124,7 @@ def pose_question(
 
     if rank is not None and (targets or contrast) and not top_k:
         raise typer.BadParameter(
-            "it chooses among the predicted taxa, or the taxa of --top-k; a taxon that is named has its own rank",
+            "it chooses among the predicted taxa, or those of --top-k; a named taxon has a rank of its own",
             param_hint="--rank",
         )
     try:

@@ -96,8 +96,9 @@ def explain(
 ) -> None:
     """Write the important chunks of each sequence as BED: what made the classifier call it what it called it.
 
-    The mask is that of the predicted classes, unless others are asked for.  Columns: chrom, start, end, the taxon, score (1000 times
-    the mean mask), strand, thickStart, thickEnd, itemRgb, mean mask, predicted lineage.
+    The mask is that of the predicted classes, unless others are asked for.  Columns: chrom, start, end, the
+    taxon, score (1000 times the mean mask), strand, thickStart, thickEnd, itemRgb, mean mask, predicted
+    lineage.
 
     Example:  wyr explain reads.fasta -o important.bed
     """
