@@ -357,3 +357,33 @@ def test_an_overlap_changes_nothing_for_single_windows(per_base: scoring.BaseRes
     alone, threshold = (run(as_windows(TEXTS), None, per_base, threshold=t) for t in (None, 0.5))
     for a, b in zip(alone, threshold, strict=True):
         assert np.array_equal(a.mask, b.mask) and a.chunks() == b.joined_chunks()
+
+
+def test_bases_of_the_papers_explainer() -> None:
+    """``lstm``, whose readings hold windows of nothing but a special token."""
+    texts = ["A", "", *TEXTS]
+    one, many = (
+        run(as_windows(texts), None, BOTH, masks=explainer("lstm"), batch_tokens=n) for n in (1, 300)
+    )
+    for a, b in zip(one, many, strict=True):
+        close(a, b)
+        assert len(a.mask) == len(a.window.sequence) and np.isfinite(a.mask).all()
+
+
+def test_bf16(device: torch.device) -> None:
+    """Scores come as float32, near those of full precision."""
+    half = list(
+        explain(
+            as_windows(TEXTS),
+            explanandum(dtype=torch.bfloat16).to(device),
+            explainer("state", dtype=torch.bfloat16).to(device),
+            TOKENIZER,
+            TAXONOMY,
+            batch_tokens=64,
+            device=device,
+            question=ask(TAXONOMY, contrast=("One", "Two"), top_k=1),
+            per_base=scoring.BaseResolution(True, True),
+        )
+    )
+    assert len(half) == 2 * len(TEXTS)
+    assert all(e.mask.dtype == np.float32 and len(e.mask) == len(e.window.sequence) for e in half)
