@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["decimals", "fits", "integers", "join", "pieces"]
+__all__ = ["Letters", "decimals", "fits", "integers", "join", "pieces"]
 
 Letters = NDArray[np.uint8]
 
@@ -83,5 +83,5 @@ def join(columns: Sequence[Letters | bytes]) -> str:
         else column
         for column in columns
     ]
-    letters = np.concatenate(wide, axis=1).ravel()
-    return letters[letters != 0].tobytes().decode("utf-8")
+    letters: Letters = np.concatenate(wide, axis=1).ravel()
+    return str(letters[letters != 0].tobytes(), "utf-8")

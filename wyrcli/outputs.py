@@ -102,7 +102,7 @@ def open_output(path: str, make_index: MakeIndex | None = None) -> Iterator[Text
 
 @contextmanager
 def open_path(path: str) -> Iterator[str]:
-    """The path of a file for a library that opens its files by itself; what is there in the end is the output.
+    """A path for a library that opens its files by itself; what is there in the end is the output.
 
     It appears as :func:`open_output` says.  For standard output, devices and FIFOs the file is a temporary
     one, copied there when the block ends.

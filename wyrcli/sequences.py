@@ -705,9 +705,7 @@ def split_windows(
                 counts.windows_without_acgt += 1
             else:
                 counts.windows += 1
-                yield Window(
-                    ordinal, name, start, stop, piece, None, qualities[start:stop], len(sequence)
-                )
+                yield Window(ordinal, name, start, stop, piece, None, qualities[start:stop], len(sequence))
 
 
 def skip_record(

@@ -265,7 +265,7 @@ class TokensWriter:
                 )
             ]
             return "".join(rows)
-        columns = [
+        columns: list[letters.Letters | bytes] = [
             chrom.encode() + b"\t",
             letters.integers(starts),
             b"\t",
