@@ -42,25 +42,34 @@ class Program:
     description: str = ""
 
 
-def add_program(header: dict[str, Any], program: Program) -> dict[str, Any]:
-    """The header with one more @PG line, which comes after the last one of the chain.
+def add_program(header: str, program: Program) -> str:
+    """The header's text with one more @PG line, which comes after the last one of the chain.
 
     ``ID`` is ``wyr``, or ``wyr.1`` and so on where there is one.
+
+    >>> add_program("@PG\\tID:bwa\\n", Program("1.0")).splitlines()[1].split("\\t")
+    ['@PG', 'ID:wyr', 'PN:wyr', 'PP:bwa', 'VN:1.0']
     """
-    lines = [dict(line) for line in header.get("PG", [])]
+    lines = [
+        dict(field.split(":", 1) for field in line.split("\t")[1:] if ":" in field)
+        for line in header.splitlines()
+        if line.startswith("@PG\t")
+    ]
     taken = {line.get("ID") for line in lines}
     name, number = "wyr", 0
     while name in taken:
         number += 1
         name = f"wyr.{number}"
-    line = {"ID": name, "PN": "wyr"}
+    fields = {"ID": name, "PN": "wyr"}
     followed = {other.get("PP") for other in lines}
     ends = [other["ID"] for other in lines if "ID" in other and other["ID"] not in followed]
     if ends:
-        line["PP"] = ends[-1]
+        fields["PP"] = ends[-1]
     more = {"VN": program.version, "CL": program.command, "DS": program.description}
-    line |= {key: _field(value) for key, value in more.items() if value}
-    return {**header, "PG": [*lines, line]}
+    fields |= {key: _field(value) for key, value in more.items() if value}
+    if header and not header.endswith("\n"):
+        header += "\n"
+    return header + "\t".join(["@PG", *(f"{key}:{value}" for key, value in fields.items())]) + "\n"
 
 
 def _field(text: str) -> str:
@@ -109,11 +118,10 @@ class BamWriter:
         """
         header = None if source is None else source.header
         if self._file is None:
-            start = (
-                {"HD": {"VN": "1.6", "SO": "unsorted", "GO": "query"}} if header is None else header.to_dict()
-            )
+            # As text: what the input's header says is kept to the letter.
+            start = "@HD\tVN:1.6\tSO:unsorted\tGO:query\n" if header is None else str(header)
             self._template = header
-            content = add_program(start, self._program)
+            content = self._pysam.AlignmentHeader.from_text(add_program(start, self._program))
             self._file = self._pysam.AlignmentFile(self._path, "wb", header=content)
         elif header is not self._template and _essence(header) != _essence(self._template):
             raise WyrError(
