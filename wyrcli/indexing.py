@@ -52,8 +52,10 @@ def choose_index(
         are not sorted; None: the same with a warning; False: none.
     """
     packed = path.endswith((".gz", ".bgz"))
-    if wanted is False or not packed:
+    if not packed:
         return None
+    if wanted is False:
+        return lambda temporary: None  # the index of an older file still goes
 
     def make(temporary: str) -> str | None:
         index = tabix(temporary, preset)
