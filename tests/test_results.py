@@ -480,7 +480,8 @@ def test_a_failure_leaves_no_output(tmp_path, failure):
 @needs_bigwig
 def test_memory_does_not_grow_with_the_input(tmp_path, monkeypatch):
     """Ten times the windows need no more of it, with every output open."""
-    monkeypatch.setattr("wyrcli.columnar.MAX_SITES", 5000)
+    monkeypatch.setattr("wyrcli.columnar.MAX_SITES", 1000)
+    monkeypatch.setattr("wyrcli.motifs._BLOCK", 16)
     monkeypatch.setattr("wyrcli.tracks.MAX_BIGWIG_SEQUENCES", 10**9)
 
     def peak(n_windows: int) -> int:

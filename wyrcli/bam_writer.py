@@ -145,7 +145,7 @@ class BamWriter:
         scores = np.zeros(n_bases, dtype=np.float32)
         for finding in findings:
             own = finding.window
-            scores[own.start : own.stop] = np.nan_to_num(finding.base_scores, nan=0.0)
+            scores[own.start : own.stop] = finding.filled_scores
         self._tag(segment, findings, target)
         segment.set_tag("ws", scale_scores(scores, signed=target is not None and bool(target.against)))
         segment.set_tag("wn", n_bases, "i")

@@ -53,7 +53,16 @@ class ParquetWriter:
                 *((f"score_{r}", floats) for r in ranks),
             ]
         )
-        self._file: Any = pq.ParquetWriter(path, self.schema, compression="zstd", compression_level=1)
+        names = [field.name for field in self.schema if pa.types.is_dictionary(field.type)]
+        self._file: Any = pq.ParquetWriter(
+            path,
+            self.schema,
+            compression="zstd",
+            compression_level=1,
+            # Scores hardly repeat, and positions grow: dictionaries of them cost time and space.
+            use_dictionary=[*names, "label", "target", "target_against"],
+            column_encoding={f"{n}.list.element": "DELTA_BINARY_PACKED" for n in ("starts", "stops")},
+        )
         self._rows: list[Finding] = []
         self._sites = 0
 

@@ -64,6 +64,12 @@ class Finding:
         window = self.window
         return score_bases(self.explanation.mask, self.explanation.spans, window.start, window.stop)
 
+    @property
+    def filled_scores(self) -> NDArray[np.float32]:
+        """As ``base_scores``, with 0 where no site is."""
+        missing = np.isnan(self.base_scores)
+        return np.where(missing, np.float32(0), self.base_scores) if missing.any() else self.base_scores
+
     def scored_stretches(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Start (bp on the record) and scores of each stretch of bases that have a score: usually one."""
         scores = self.base_scores

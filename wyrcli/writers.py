@@ -265,17 +265,18 @@ class TokensWriter:
                 )
             ]
             return "".join(rows)
-        columns: list[letters.Letters | bytes] = [
-            chrom.encode() + b"\t",
-            letters.integers(starts),
-            b"\t",
-            letters.integers(stops),
-            b"\t",
-            letters.pieces(sequence.encode(), starts - origin, stops - origin),
-        ]
-        for values in scores:
-            columns += [b"\t", letters.decimals(values)]
-        return letters.join([*columns, last.encode() + b"\n"])
+        return letters.join(
+            [
+                chrom.encode() + b"\t",
+                letters.integers(starts),
+                b"\t",
+                letters.integers(stops),
+                b"\t",
+                letters.pieces(sequence.encode(), starts - origin, stops - origin),
+                letters.decimals(scores.T),
+                last.encode() + b"\n",
+            ]
+        )
 
 
 def _target_name(explanation: Explanation) -> str:
