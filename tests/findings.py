@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pysam
 
 from wyrcli.explanation import Explanation, Target, Window
 from wyrcli.finding import Finding
@@ -68,3 +70,46 @@ def explain(
 def find(*arguments: Any, **options: Any) -> Finding:
     """A Finding of such an Explanation."""
     return Finding(explain(*arguments, **options))
+
+
+# ---------------------------------------------------------------- aligned reads
+
+HEADER = pysam.AlignmentHeader.from_dict(
+    {"HD": {"VN": "1.6", "SO": "coordinate"}, "SQ": [{"SN": n, "LN": 2_000_000} for n in ("chr2", "chr1")]}
+)
+
+
+def align(
+    cigar: str, start: int = 50, *, reverse: bool = False, name: str = "r", chrom: int = 0
+) -> pysam.AlignedSegment:
+    """A read of that CIGAR."""
+    segment = pysam.AlignedSegment(HEADER)
+    segment.query_name, segment.flag, segment.reference_id = name, 16 * reverse, chrom
+    segment.reference_start, segment.cigarstring = start, cigar
+    segment.query_sequence = "A" * segment.infer_query_length()
+    return segment
+
+
+def find_aligned(
+    segment: pysam.AlignedSegment, masks: Sequence[float], record: int = 0, **options
+) -> Finding:
+    """What was found in a read, base by base."""
+    return find(segment.query_name, masks, width=1, source=segment, record=record, **options)
+
+
+def random_reads(n: int, seed: int = 0, chroms: int = 2) -> list[Finding]:
+    """Aligned reads sorted by coordinate, with splices, gaps and clips."""
+    generator = np.random.default_rng(seed)
+    places = sorted(
+        (int(c), int(p))
+        for c, p in zip(generator.integers(0, chroms, n), generator.integers(0, 900, n), strict=True)
+    )
+    findings = []
+    for record, (chrom, start) in enumerate(places):
+        cigar = generator.choice(["30M", "5S20M200N10M", "10M2D10M3I10M", "2H12M1I12M4S"])
+        segment = align(
+            str(cigar), start, reverse=bool(generator.integers(2)), name=f"r{record}", chrom=chrom
+        )
+        masks = generator.random(len(segment.query_sequence)).round(2)
+        findings.append(find_aligned(segment, masks, record))
+    return findings

@@ -212,8 +212,9 @@ def test_runs_of_a_chromosome_go_to_the_disk(monkeypatch):
         runs.add(str(i % 2), 1 + i)
     assert len(runs._parts) < 10
     handle = io.StringIO()
-    runs.write(handle)
-    assert handle.getvalue() == " ".join(f"{i % 2}:{1 + i}" for i in range(95))
+    runs.write(handle, "r\t")
+    expected = " ".join(f"{i % 2}:{1 + i}" for i in range(95))
+    assert handle.getvalue() == f"r\t{expected}\n"
 
 
 def test_krona_reads_columns_two_and_three(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pysam
 import pytest
-from findings import explain, find
+from findings import align, explain, find_aligned, random_reads
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,27 +25,6 @@ from wyrcli.indexing import tabix
 from wyrcli.lifting import LiftWriter, find_blocks, reference_positions
 
 needs_bedtools = pytest.mark.skipif(shutil.which("bedtools") is None, reason="bedtools is not installed")
-HEADER = pysam.AlignmentHeader.from_dict(
-    {"HD": {"VN": "1.6", "SO": "coordinate"}, "SQ": [{"SN": n, "LN": 2_000_000} for n in ("chr2", "chr1")]}
-)
-
-
-def align(
-    cigar: str, start: int = 50, *, reverse: bool = False, name: str = "r", chrom: int = 0
-) -> pysam.AlignedSegment:
-    """A read of that CIGAR."""
-    segment = pysam.AlignedSegment(HEADER)
-    segment.query_name, segment.flag, segment.reference_id = name, 16 * reverse, chrom
-    segment.reference_start, segment.cigarstring = start, cigar
-    segment.query_sequence = "A" * segment.infer_query_length()
-    return segment
-
-
-def find_aligned(
-    segment: pysam.AlignedSegment, masks: Sequence[float], record: int = 0, **options
-) -> Finding:
-    """What was found in a read, base by base."""
-    return find(segment.query_name, masks, width=1, source=segment, record=record, **options)
 
 
 @st.composite
@@ -144,24 +123,6 @@ def test_contrasts_are_lifted():
     target = Target("T4", 2, 0.5, against="Bacillus")
     rows, _ = lift(find_aligned(align("6M"), [0.9, 0.9, 0, 0, -0.8, -0.8], target=target))
     assert [(row[3], row[4]) for row in rows] == [("T4;r", "900"), ("Bacillus;r", "800")]
-
-
-def random_reads(n: int, seed: int = 0, chroms: int = 2) -> list[Finding]:
-    """Aligned reads sorted by coordinate, with splices, gaps and clips."""
-    generator = np.random.default_rng(seed)
-    places = sorted(
-        (int(c), int(p))
-        for c, p in zip(generator.integers(0, chroms, n), generator.integers(0, 900, n), strict=True)
-    )
-    findings = []
-    for record, (chrom, start) in enumerate(places):
-        cigar = generator.choice(["30M", "5S20M200N10M", "10M2D10M3I10M", "2H12M1I12M4S"])
-        segment = align(
-            str(cigar), start, reverse=bool(generator.integers(2)), name=f"r{record}", chrom=chrom
-        )
-        masks = generator.random(len(segment.query_sequence)).round(2)
-        findings.append(find_aligned(segment, masks, record))
-    return findings
 
 
 @needs_bedtools

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pysam
 import pytest
-from findings import HOSTILE, TAXONOMY, explain
+from findings import HOSTILE, TAXONOMY, explain, random_reads
 
 from wyrcli import results as results_module
 from wyrcli.cli import main
@@ -417,6 +417,38 @@ def test_targets_of_one_window_share_its_rows(tmp_path):
         with pytest.raises(WyrError, match=r"one score per base, and 2 targets"):
             write(tmp_path, explanations, (name,), with_target=True)
         assert not (tmp_path / name).exists()
+
+
+@needs_bigwig
+@pytest.mark.parametrize("order", [1, -1])
+def test_aligned_reads(tmp_path, order):
+    """BAM records with tags, chunks on the reference and coverage; an index where reads are sorted."""
+    findings = random_reads(80)[::order]
+    warnings: list[str] = []
+    coverage = order == 1  # needs sorted reads
+    requests = Requests(
+        [str(tmp_path / "x.bam"), str(tmp_path / "x.bed")],
+        lift=str(tmp_path / "lift.bed.gz"),
+        coverage=str(tmp_path / "mean.bedgraph.gz") if coverage else None,
+        depth=str(tmp_path / "depth.bw") if coverage else None,
+    )
+    with open_results(requests, Settings(TAXONOMY, warn=warnings.append)) as results:
+        for finding in findings:
+            results.write(finding.explanation)
+    assert results.lifted is not None and results.lifted.chunks > 100
+    assert results.lifted.chunks + results.lifted.without_place == results.counts.chunks
+    with pysam.AlignmentFile(str(tmp_path / "x.bam")) as file:
+        segments = list(file)
+    assert [s.query_name for s in segments] == [f.window.name for f in findings]
+    for segment, finding in zip(segments, findings, strict=True):
+        assert segment.cigarstring == finding.window.source.cigarstring
+        scaled = np.minimum((finding.explanation.mask * 256).astype(int), 255)
+        assert segment.get_tag("ws").tolist() == scaled.tolist()
+    assert (tmp_path / "lift.bed.gz.tbi").exists() == (order == 1)
+    assert len(warnings) == (order == -1) and all("lift.bed.gz has no index" in w for w in warnings)
+    if coverage:
+        assert (tmp_path / "mean.bedgraph.gz.tbi").exists()
+        pysam.index(str(tmp_path / "x.bam"))  # still sorted
 
 
 def test_unsure_windows(tmp_path):

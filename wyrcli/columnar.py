@@ -61,7 +61,8 @@ class ParquetWriter:
             compression_level=1,
             # Scores hardly repeat, and positions grow: dictionaries of them cost time and space.
             use_dictionary=[*names, "label", "target", "target_against"],
-            column_encoding={f"{n}.list.element": "DELTA_BINARY_PACKED" for n in ("starts", "stops")},
+            column_encoding={f"{n}.list.element": "DELTA_BINARY_PACKED" for n in ("starts", "stops")}
+            | {f"{n}.list.element": "BYTE_STREAM_SPLIT" for n in ("score", *(f"score_{r}" for r in ranks))},
         )
         self._rows: list[Finding] = []
         self._sites = 0

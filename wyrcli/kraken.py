@@ -98,15 +98,18 @@ class _RunList:
             self._file.write(" ".join(self._parts) + " ")
             self._parts = []
 
-    def write(self, handle: TextOutput) -> None:
-        """Write all runs; a read without any has ``0:0``, as in Kraken 2."""
+    def write(self, handle: TextOutput, before: str) -> None:
+        """Write a line: ``before`` and all runs.  A read without any has ``0:0``, as in Kraken 2."""
         self._shut()
-        if self._file is not None:
-            self._file.seek(0)
-            while text := self._file.read(1 << 20):
-                handle.write(text)
-            self._file.close()
-        handle.write(" ".join(self._parts) if self._parts or self._file is not None else "0:0")
+        if self._file is None:
+            handle.write(f"{before}{' '.join(self._parts) or '0:0'}\n")
+            return
+        handle.write(before)
+        self._file.seek(0)
+        while text := self._file.read(1 << 20):
+            handle.write(text)
+        self._file.close()
+        handle.write(" ".join(self._parts) + "\n")
 
 
 class Report:
@@ -259,10 +262,8 @@ class KrakenWriter:
         if self._output is not None:
             taxid = self._taxids[path[-1][0]][path[-1][1]] if path else UNCLASSIFIED
             sign = "C" if path else "U"
-            self._output.write(f"{sign}\t{bed_text(self._name)}\t{taxid}\t{self._length}\t")
             self._runs.add("A", self._length - self._stop)
-            self._runs.write(self._output)
-            self._output.write("\n")
+            self._runs.write(self._output, f"{sign}\t{bed_text(self._name)}\t{taxid}\t{self._length}\t")
         self._record = -1
         self._ballot, self._runs = Ballot(self._n_ranks), _RunList()
 

@@ -25,6 +25,7 @@ from wyrcli.outputs import open_path
 __all__ = ["MotifCounts", "MotifSpool", "onehot_path", "open_motifs"]
 
 _BLOCK = 256  # rows expanded at a time
+_BUFFER = 1 << 18  # bytes
 _CODES = np.full(256, 4, dtype=np.uint8)
 _CODES[np.frombuffer(b"ACGT", dtype=np.uint8)] = np.arange(4)
 
@@ -60,10 +61,10 @@ class MotifSpool:
     def __init__(self, length: int) -> None:
         self.counts = MotifCounts()
         self._length = length
-        self._codes: IO[bytes] = tempfile.TemporaryFile(prefix="wyr-")
-        self._scores: IO[bytes] = tempfile.TemporaryFile(prefix="wyr-")
-        self._names: IO[bytes] = tempfile.TemporaryFile(prefix="wyr-")
-        self._places: IO[bytes] = tempfile.TemporaryFile(prefix="wyr-")
+        self._codes: IO[bytes] = tempfile.TemporaryFile(prefix="wyr-", buffering=_BUFFER)
+        self._scores: IO[bytes] = tempfile.TemporaryFile(prefix="wyr-", buffering=_BUFFER)
+        self._names: IO[bytes] = tempfile.TemporaryFile(prefix="wyr-", buffering=_BUFFER)
+        self._places: IO[bytes] = tempfile.TemporaryFile(prefix="wyr-", buffering=_BUFFER)
         self._longest_name = 1
 
     def write(self, finding: Finding) -> None:

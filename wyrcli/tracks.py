@@ -124,7 +124,7 @@ class BigWigSpool:
         self._module = import_bigwig()
         self._shown = printable(shown, limit=300)
         self._noun = noun
-        self._file = tempfile.TemporaryFile(prefix="wyr-")
+        self._file = tempfile.TemporaryFile(prefix="wyr-", buffering=4 * _BLOCK)
         self._lengths: dict[str, int] = {}
         self._stretches: dict[str, list[list[int]]] = {}  # name: [start, bases, place in the file]
         self._places = 0
