@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pysam
 import pytest
-from findings import align, explain, find_aligned, random_reads
+from findings import align, explain, find, find_aligned, random_reads
 from hypothesis import given
 from hypothesis import strategies as st
 
