@@ -116,6 +116,8 @@ FLOORS = (
         *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
         *("targets", "stitching"),
         *("streams", "genbank", "bertax", "sources", "documents"),
+        *("letters", "finding", "calls", "tracks", "jsonlines", "columnar", "motifs", "bam_writer"),
+        *("kraken", "lifting", "coverage", "indexing", "formats", "results"),
         *("packing", "splitting", "windowing", "grouping", "dataset", "preparation", "inspection"),
     ),
     ("model",),

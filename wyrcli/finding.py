@@ -54,16 +54,27 @@ class Finding:
         """
         if self.label is None:
             return []
-        target = self.explanation.target
-        against = target.against if target is not None else ""
         chunks = self.explanation.joined_chunks(self.threshold, self.min_length)
-        return [(c, against if against and c.mean_mask < 0 else self.label) for c in chunks]
+        return [(chunk, self.name_chunk(chunk) or self.label) for chunk in chunks]
+
+    def name_chunk(self, chunk: Chunk) -> str | None:
+        """What a chunk speaks for: the label, or the other class of a contrast."""
+        target = self.explanation.target
+        if target is not None and target.against and chunk.mean_mask < 0:
+            return target.against
+        return self.label
 
     @cached_property
     def base_scores(self) -> NDArray[np.float32]:
         """float32 (stop - start,): the mask of each base of the window; NaN where no site covers it."""
         window = self.window
         return score_bases(self.explanation.mask, self.explanation.spans, window.start, window.stop)
+
+    @property
+    def filled_scores(self) -> NDArray[np.float32]:
+        """As ``base_scores``, with 0 where no site is."""
+        missing = np.isnan(self.base_scores)
+        return np.where(missing, np.float32(0), self.base_scores) if missing.any() else self.base_scores
 
     def scored_stretches(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Start (bp on the record) and scores of each stretch of bases that have a score: usually one."""

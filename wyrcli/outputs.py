@@ -58,7 +58,8 @@ class _BgzfText:
             open(path, "ab").close()
         elif not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        self._file: Any = pysam.BGZFile(path, "w")  # type: ignore[call-arg]
+        # Level 4 takes a third of the time of the default, 6, for tables 7 % larger.
+        self._file: Any = pysam.BGZFile(path, "w4")  # type: ignore[call-arg]
 
     def write(self, text: str, /) -> int:
         return int(self._file.write(text.encode("utf-8")))
@@ -102,7 +103,7 @@ def open_output(path: str, make_index: MakeIndex | None = None) -> Iterator[Text
 
 @contextmanager
 def open_path(path: str) -> Iterator[str]:
-    """The path of a file for a library that opens its files by itself; what is there in the end is the output.
+    """A path for a library that opens its files by itself; what is there in the end is the output.
 
     It appears as :func:`open_output` says.  For standard output, devices and FIFOs the file is a temporary
     one, copied there when the block ends.

@@ -265,17 +265,18 @@ class TokensWriter:
                 )
             ]
             return "".join(rows)
-        columns = [
-            chrom.encode() + b"\t",
-            letters.integers(starts),
-            b"\t",
-            letters.integers(stops),
-            b"\t",
-            letters.pieces(sequence.encode(), starts - origin, stops - origin),
-        ]
-        for values in scores:
-            columns += [b"\t", letters.decimals(values)]
-        return letters.join([*columns, last.encode() + b"\n"])
+        return letters.join(
+            [
+                chrom.encode() + b"\t",
+                letters.integers(starts),
+                b"\t",
+                letters.integers(stops),
+                b"\t",
+                letters.pieces(sequence.encode(), starts - origin, stops - origin),
+                letters.decimals(scores.T),
+                last.encode() + b"\n",
+            ]
+        )
 
 
 def _target_name(explanation: Explanation) -> str:
@@ -336,7 +337,7 @@ class PredictionsWriter:
         fields = [bed_text(window.name), str(window.start), str(window.stop), "ok" if sure else "unsure"]
         for taxon, probability in zip(explanation.lineage, explanation.probabilities, strict=True):
             fields += [safe_text(taxon), f"{probability:.6f}"]
-        relevant_bp = explanation.relevant_bp(self._threshold, self._min_length)
+        relevant_bp = explanation.relevant_bp(finding.threshold, finding.min_length)
         fields.append(f"{relevant_bp / (window.stop - window.start):.4f}")
         if self._with_target:
             target = explanation.target
