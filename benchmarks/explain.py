@@ -7,6 +7,7 @@ Prints, from one run on one machine:
   paper's way (fp32, batch 48, mask values of all 1,937 classes for every token).  The classifier and the
   paper's way go from sequences in memory to numpy arrays, explain to BED text; with the fraction of the
   peak that each reaches;
+- what all outputs together cost beside BED alone, in files of a temporary directory;
 - peak memory of ``wyr explain`` at 1x and 10x input.
 
 The contestants take turns within each round and ratios are medians over rounds, because machines are
@@ -35,6 +36,7 @@ import torch
 
 from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
 from wyrcli.explanation import Window
+from wyrcli.formats import Settings
 from wyrcli.inference import (
     choose_device,
     choose_precision,
@@ -48,6 +50,7 @@ from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer
 from wyrcli.model.explainer import Explainer, LstmExplainer, StateExplainer
 from wyrcli.model.explanandum import Explanandum
 from wyrcli.model.tokens import KmerTokenizer
+from wyrcli.results import Requests, open_results
 from wyrcli.taxonomy import Taxonomy
 from wyrcli.writers import BedWriter
 
@@ -154,6 +157,20 @@ class Contest:
             ):
                 bed.write(explanation)
 
+    def explain_to(self, windows: list[Window], requests: Requests) -> None:
+        """The same, to files as ``wyr explain`` opens them."""
+        with open_results(requests, Settings(self.taxonomy, window_bp=READ_BP)) as results:
+            for explanation in explain(
+                windows,
+                self.explanandum,
+                self.state,
+                self.tokenizer,
+                self.taxonomy,
+                batch_tokens=self.batch_tokens(),
+                device=self.device,
+            ):
+                results.write(explanation)
+
     @torch.inference_mode()
     def run_paper(self, windows: list[Window]) -> None:
         """The paper's way: fp32, batches of 48, a mask value for every class of every token."""
@@ -189,6 +206,45 @@ def speeds(contest: Contest, windows: list[Window], rounds: int) -> dict[str, li
             wait(contest.device)
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+PLAIN = (".bed", ".bedgraph", ".bw", ".gff3", ".tsv", ".parquet", ".jsonl", ".npz", ".bam")
+PACKED = (".bed.gz", ".bedgraph.gz", ".bw", ".gff3.gz", ".tsv.gz", ".parquet", ".jsonl.gz", ".npz", ".bam")
+
+
+def cost_of_outputs(
+    contest: Contest, windows: list[Window], rounds: int
+) -> Iterator[tuple[str, float, float]]:
+    """Name, reads/s and median ratio to BED alone, of all outputs as plain and as compressed files."""
+    windows = [window._replace(qualities="I" * READ_BP, length=READ_BP) for window in windows]
+    with tempfile.TemporaryDirectory() as folder:
+        taxids = any(any(ids) for ids in contest.taxonomy.taxids)
+
+        def everything(suffixes: tuple[str, ...]) -> Requests:
+            return Requests(
+                [f"{folder}/x{suffix}" for suffix in suffixes],
+                predictions=f"{folder}/p.tsv",
+                kraken_output=f"{folder}/k.txt" if taxids else None,
+                kraken_report=f"{folder}/r.txt" if taxids else None,
+                safe_names=f"{folder}/s.tsv",
+            )
+
+        contestants = {
+            "BED alone": Requests([f"{folder}/only.bed"]),
+            "all outputs": everything(PLAIN),
+            "all outputs, .gz and indexes": everything(PACKED),
+        }
+        for requests in contestants.values():
+            contest.explain_to(windows[: contest.batch], requests)
+        seconds: dict[str, list[float]] = {name: [] for name in contestants}
+        for _ in range(rounds):
+            for name, requests in contestants.items():
+                start = time.perf_counter()
+                contest.explain_to(windows, requests)
+                seconds[name].append(time.perf_counter() - start)
+    for name, times in seconds.items():
+        ratio = statistics.median(t / b for t, b in zip(times, seconds["BED alone"], strict=True))
+        yield name, len(windows) / statistics.median(times), ratio
 
 
 def peak_memory(n_reads: int, device: str) -> Iterator[tuple[int, float]]:
@@ -265,6 +321,8 @@ def main() -> None:
             f"{name:<18} {rate:>9.1f} reads/s   {ratio:>6.2f} x the classifier's time   "
             f"{rate * work / peaks[dtype]:>6.1%} of the {str(dtype).removeprefix('torch.')} peak"
         )
+    for name, rate, ratio in cost_of_outputs(contest, windows, options.rounds):
+        print(f"{name:<28} {rate:>9.1f} reads/s   {ratio:>6.3f} x the time of BED alone")
     if options.memory_reads:
         used = dict(peak_memory(options.memory_reads, options.device))
         (small, first), (large, second) = used.items()

@@ -114,13 +114,16 @@ FLOORS = (
     ("__init__", "errors", "alphabets", "taxonomy", "explanation", "metrics", "prefetching"),
     (
         *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
+        *("targets", "stitching"),
         *("streams", "genbank", "bertax", "sources", "documents"),
         *("salvage", "alignments", "reads", "regions"),
+        *("letters", "finding", "calls", "tracks", "jsonlines", "columnar", "motifs", "bam_writer"),
+        *("kraken", "lifting", "coverage", "indexing", "formats", "results"),
         *("packing", "splitting", "windowing", "grouping", "dataset", "preparation", "inspection"),
     ),
     ("model",),
     (
-        *("checkpoint", "inputs", "inference", "evaluation", "report"),
+        *("checkpoint", "inputs", "inference", "scoring", "evaluation", "report"),
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
         *("result_tables", "figures", "pages", "keeping", "study", "study_page"),

@@ -26,6 +26,7 @@ from wyrcli.inference import (
     unpack,
 )
 from wyrcli.prefetching import prefetch
+from wyrcli.targets import Question
 
 CPU = torch.device("cpu")
 
@@ -235,9 +236,9 @@ def test_without_explainer() -> None:
     batches = tokenize_pools(pool_windows(as_windows(MIXED), TOKENIZER, 64), TOKENIZER, CPU)
     outputs = list(infer(batches, explanandum(), None, CPU))
     assert sum(len(o.windows) for o in outputs) == len(MIXED)
-    assert all(o.rank_masks is None and o.classes.shape == (len(o.windows), 2) for o in outputs)
+    assert all(o.scores is None and o.classes.shape == (len(o.windows), 2) for o in outputs)
     with pytest.raises(ValueError, match="without an Explainer"):
-        list(unpack(outputs, TAXONOMY, None))
+        list(unpack(outputs, TAXONOMY, Question()))
 
 
 @pytest.mark.parametrize("name", ["tpu", "meta", "cuda:99", "cuda 1"])

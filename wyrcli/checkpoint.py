@@ -2,7 +2,7 @@
 
     model/
       checkpoint.json        format number, kind, architecture, alphabet, window length, pooling, a notice
-                             for the user
+                             for the user; optional: abstain, {rank: probability below which to name no taxon}
       config.json            the network, in the official form
       vocab.txt or tokenizer.json, tokenizer_config.json
       taxonomy.json          ranks, taxa, taxids, and the dump they came from
@@ -63,7 +63,8 @@ class Checkpoint:
     """An Explanandum with all that is needed to use it.
 
     ``window_bp``: longest window it was trained for, in letters of its alphabet;  ``notice``: one line that
-    users must see;  ``training``: the content of training.json.
+    users must see;  ``training``: the content of training.json;  ``abstain``: per rank, the probability below
+    which no taxon should be named (ranks that are not there have none).
     """
 
     path: Path
@@ -74,6 +75,7 @@ class Checkpoint:
     name: str = ""
     notice: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    abstain: dict[str, float] = field(default_factory=dict)
 
     @property
     def alphabet(self) -> str:
@@ -182,7 +184,25 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         name=str(info.get("name", directory.name)),
         notice=str(info.get("notice", "")),
         training=_read_training(directory),
+        abstain=_read_thresholds(info.get("abstain", {}), taxonomy, directory),
     )
+
+
+def _read_thresholds(content: object, taxonomy: Taxonomy, directory: Path) -> dict[str, float]:
+    """``abstain`` of checkpoint.json: {rank: probability}."""
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{directory}/checkpoint.json: abstain: expected an object of ranks")
+    for rank, value in content.items():
+        if rank not in taxonomy.ranks:
+            known = ", ".join(taxonomy.ranks)
+            raise CheckpointError(
+                f"{directory}/checkpoint.json: abstain: unknown rank '{rank}'; known: {known}"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise CheckpointError(
+                f"{directory}/checkpoint.json: abstain: {rank} is {value!r}; expected a probability"
+            )
+    return {rank: float(value) for rank, value in content.items()}
 
 
 def _load_nucleotide_transformer(

@@ -92,7 +92,7 @@ def split_proteins(
         borders = [i * len(sequence) // n_windows for i in range(n_windows + 1)]
         for start, stop in pairwise(borders):
             counts.windows += 1
-            yield Window(ordinal, name, start, stop, sequence[start:stop])
+            yield Window(ordinal, name, start, stop, sequence[start:stop], length=len(sequence))
 
 
 def _error(records: object, message: str, ordinal: int, name: str) -> InputError:
@@ -183,7 +183,7 @@ def split_documents(
         counts.windowed += 1
         for start, stop in cut_document(text, window, count_tokens, max_tokens):
             counts.windows += 1
-            yield Window(ordinal, name, start, stop, text[start:stop])
+            yield Window(ordinal, name, start, stop, text[start:stop], length=len(text))
 
 
 def cut_document(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wyrcli.taxonomy import Lineage
 
-__all__ = ["Chunk", "Explanation", "Target", "Window", "find_runs"]
+__all__ = ["Chunk", "Explanation", "Part", "Target", "Window", "find_runs", "side_of"]
 
 
 class Window(NamedTuple):
@@ -21,7 +21,8 @@ class Window(NamedTuple):
     never do.  ``start`` and ``stop`` are 0-based half-open positions on the record, in bp.
     ``sequence`` is already normalised: upper case, only A, C, G, T and N.  ``source`` is the record as it
     stood in a BAM or CRAM file (``pysam.AlignedSegment``), None for others; positions are on the read **as
-    sequenced**, whichever way it is aligned.
+    sequenced**, whichever way it is aligned.  ``qualities`` are those of a FASTQ file, its letters, one per
+    base of ``sequence``; ``length`` is that of the whole record (0 where it is not known).
     """
 
     record: int
@@ -30,6 +31,15 @@ class Window(NamedTuple):
     stop: int
     sequence: str
     source: Any = None
+    qualities: str = ""
+    length: int = 0
+
+    def cut(self, start: int, stop: int) -> Window:
+        """A part of it, by positions on the record."""
+        first, end = start - self.start, stop - self.start
+        return self._replace(
+            start=start, stop=stop, sequence=self.sequence[first:end], qualities=self.qualities[first:end]
+        )
 
 
 class Target(NamedTuple):
@@ -58,6 +68,14 @@ class Chunk(NamedTuple):
     mean_mask: float
 
 
+class Part(NamedTuple):
+    """What windows before hold of a chunk: its start (bp), its sites there, the sum of their masks."""
+
+    start: int
+    sites: int
+    total: float
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """The masks of one window, for the classes that the Explanandum predicted or for a target.
@@ -75,6 +93,10 @@ class Explanation:
     spans: int64 (T, 2), the bases each site covers, 0-based half-open **on the record**.
     target: whose mask ``mask`` is, if not that of the predicted classes.
     sure: per rank, whether its probability is high enough to answer; empty if that was not asked.
+    agreement: Pearson correlation of the scores of both strands, base by base; None if one was read, NaN
+        where the scores of one are all the same.
+    before: of the chunk at the window's start, what earlier windows hold of it, if it began there.
+    after: how many bp of the chunk at the window's end lie in the next window; 0 if it ends here.
     """
 
     window: Window
@@ -85,6 +107,9 @@ class Explanation:
     spans: NDArray[np.int64]
     target: Target | None = None
     sure: tuple[bool, ...] = ()
+    agreement: float | None = None
+    before: Part | None = None
+    after: int = 0
 
     def answers(self, rank: int) -> bool:
         """Whether the Explanandum is sure enough to name a taxon at this rank."""
@@ -104,16 +129,61 @@ class Explanation:
     def chunks(self, threshold: float = 0.5, min_length: int = 1) -> list[Chunk]:
         """The relevant chunks: runs of sites with a mask above ``threshold``, at least ``min_length`` bp.
 
-        Of a contrast, runs below ``-threshold`` too, which speak for the other class.
+        Of a contrast, runs below ``-threshold`` too, which speak for the other class.  They end where the
+        window does: see :meth:`joined_chunks`.
         """
         chunks = []
-        side = (self.mask > threshold).astype(np.int8) - (self.mask < -abs(threshold))
-        for first, end in find_runs(side):
-            if side[first]:
-                start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])
-                if stop - start >= min_length:
-                    chunks.append(Chunk(start, stop, True, float(self.mask[first:end].mean())))
+        for first, end in self._relevant_runs(threshold):
+            start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])
+            if stop - start >= min_length:
+                chunks.append(Chunk(start, stop, True, float(self.mask[first:end].mean())))
         return chunks
+
+    def joined_chunks(self, threshold: float = 0.5, min_length: int = 1) -> list[Chunk]:
+        """The relevant chunks that **end** in this window, wherever they began: each of a record once.
+
+        The same as :meth:`chunks` for a window that is alone; ``start`` may lie before the window's.
+        ``threshold`` must be the one with which ``before`` and ``after`` were found.
+        """
+        chunks = []
+        for first, end in self._relevant_runs(threshold):
+            if end == len(self.mask) and self.after:
+                continue
+            start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])
+            mean = float(self.mask[first:end].mean())
+            if first == 0 and self.before is not None:
+                start, sites, total = self.before
+                mean = (total + float(self.mask[:end].sum())) / (sites + end)
+            if stop - start >= min_length:
+                chunks.append(Chunk(start, stop, True, mean))
+        return chunks
+
+    def relevant_bp(self, threshold: float = 0.5, min_length: int = 1) -> int:
+        """Bases of the window that lie in relevant chunks, also in those that go on beyond it.
+
+        Of what comes behind the window, only the next one counts towards ``min_length``.
+        """
+        found = 0
+        for first, end in self._relevant_runs(threshold):
+            start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])
+            whole = stop - start
+            if first == 0 and self.before is not None:
+                whole += start - self.before.start
+            if end == len(self.mask):
+                whole += self.after
+            if whole >= min_length:
+                found += stop - start
+        return found
+
+    def _relevant_runs(self, threshold: float) -> list[tuple[int, int]]:
+        side = side_of(self.mask, threshold)
+        return [(first, end) for first, end in find_runs(side) if side[first]]
+
+
+def side_of(mask: NDArray[np.float32], threshold: float) -> NDArray[np.int8]:
+    """1 where a mask is above ``threshold``, -1 where that of a contrast is below ``-threshold``, else 0."""
+    above = (mask > threshold).astype(np.int8)
+    return above - (mask < -abs(threshold)).astype(np.int8)
 
 
 def find_runs(values: NDArray[np.generic]) -> list[tuple[int, int]]:

@@ -30,6 +30,7 @@ class InputOptions:
     regions: BED file; only these stretches are explained (:mod:`wyrcli.regions`).
     mask_lower: lower-case (soft-masked) letters are N.
     rename_duplicates: no two records of one name (:class:`wyrcli.reads.RenamedReads`).
+    overlap: bp that windows of a long record have in common; of nucleotides only.
     """
 
     paired: bool = False
@@ -38,6 +39,7 @@ class InputOptions:
     regions: str | None = None
     mask_lower: bool = False
     rename_duplicates: bool = False
+    overlap: int = 0
 
     def files(self) -> list[str]:
         """Files that are read beside the inputs."""
@@ -116,6 +118,7 @@ def _open_dna(
                 lenient=options.lenient,
                 mask_lower=options.mask_lower,
                 stretches=regions,
+                overlap=options.overlap,
             )
         if regions is not None and (warning := regions.finish(counts.records)):
             counts.warnings.append(warning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import sys
@@ -15,9 +16,58 @@ from wyrcli import __version__
 from wyrcli.checkpoint import Checkpoint, TrainedExplainer
 from wyrcli.sequences import RecordCounts
 
-__all__ = ["Stopwatch", "peak_memory_mb", "run_report"]
+__all__ = ["Agreement", "Stopwatch", "peak_memory_mb", "run_report"]
 
 SCHEMA_VERSION = 1
+
+
+class Agreement:
+    """How well scores of both strands agree, over any number of windows: their correlations.
+
+    Quartiles come from counts of correlations rounded down to a hundredth, so that memory stays constant.
+    """
+
+    def __init__(self) -> None:
+        self._counts = [0] * 201
+        self._sum = 0.0
+        self._undefined = 0
+
+    def add(self, correlation: float) -> None:
+        """One window's; NaN where it is not defined."""
+        if math.isnan(correlation):
+            self._undefined += 1
+            return
+        self._counts[min(max(math.floor(100 * correlation + 1e-9) + 100, 0), 200)] += 1
+        self._sum += correlation
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a JSON report; None where there was no window."""
+        n = sum(self._counts)
+        return {
+            "windows": n,
+            "mean_correlation": round(self._sum / n, 4) if n else None,
+            "quartiles": [self._quantile(share) for share in (0.25, 0.5, 0.75)],
+            "windows_undefined": self._undefined,
+        }
+
+    def as_text(self) -> str:
+        """One line for people."""
+        n = sum(self._counts)
+        if not n:
+            return "scores of the two strands: nothing to compare"
+        lower, middle, upper = (self._quantile(share) for share in (0.25, 0.5, 0.75))
+        return (
+            f"scores of the two strands: correlation {middle:.2f} (median of {n:,} windows, "
+            f"quartiles {lower:.2f} and {upper:.2f})"
+        )
+
+    def _quantile(self, share: float) -> float | None:
+        below, wanted = 0, share * sum(self._counts)
+        for place, count in enumerate(self._counts):
+            below += count
+            if below and below >= wanted:
+                return (place - 100) / 100
+        return None
 
 
 class Stopwatch:

@@ -42,6 +42,7 @@ __all__ = [
     "RecordReader",
     "Stretches",
     "check_letters",
+    "check_overlap",
     "count_read",
     "decompress",
     "describe_content",
@@ -53,6 +54,7 @@ __all__ = [
     "misplaced_sign",
     "normalise",
     "open_binary",
+    "overlapping_windows",
     "read_records",
     "refuse",
     "skip_record",
@@ -678,7 +680,7 @@ class Read(NamedTuple):
 
     ``name``: up to the first white space.  ``sequence``: as sequenced, letters not checked.  ``source``:
     see :class:`Window`.  ``fault``: why it cannot be used, if its reader found it so and went on; name and
-    sequence are then what can be told.
+    sequence are then what can be told.  ``qualities``: of FASTQ, its letters.
     """
 
     name: str
@@ -686,11 +688,13 @@ class Read(NamedTuple):
     is_fastq: bool = False
     source: Any = None
     fault: Fault | None = None
+    qualities: str = ""
 
     @classmethod
     def of(cls, record: dnaio.SequenceRecord) -> Read:
         """A record of FASTA or FASTQ."""
-        return cls(record.id, record.sequence, record.qualities is not None)
+        is_fastq = record.qualities is not None
+        return cls(record.id, record.sequence, is_fastq, qualities=record.qualities or "")
 
 
 # ---------------------------------------------------------------- windows
@@ -774,6 +778,33 @@ class Stretches(Protocol):
         ...
 
 
+def overlapping_windows(length: int, window_bp: int, overlap: int = 0) -> Iterator[tuple[int, int]]:
+    """Half-open places of the fewest windows that cover ``length`` bp, each ``overlap`` bp on the next one.
+
+    Cut as :func:`window_borders` does; without an overlap they tile.  No window reaches beyond the next.
+
+    Raises ValueError: ``overlap`` is no multiple of 6 from 0 to a third of ``window_bp``.
+
+    >>> list(overlapping_windows(30, 18, 6))
+    [(0, 18), (12, 30)]
+    """
+    check_overlap(window_bp, overlap)
+    if length <= window_bp:
+        return iter([(0, length)])
+    borders = window_borders(length - overlap, window_bp - overlap)
+    return ((start, stop + overlap) for start, stop in pairwise(borders))
+
+
+def check_overlap(window_bp: int, overlap: int) -> None:
+    """Raise ValueError for windows that cannot be, or cannot have this overlap."""
+    window_borders(0, window_bp)
+    if overlap % KMER_BP or not 0 <= overlap <= window_bp // 3:
+        raise ValueError(
+            f"an overlap of {overlap} bp; expected a multiple of {KMER_BP} from 0 to "
+            f"{window_bp // 3 // KMER_BP * KMER_BP}, a third of the window"
+        )
+
+
 def split_windows(
     records: Iterable[dnaio.SequenceRecord | Read],
     window_bp: int,
@@ -784,8 +815,9 @@ def split_windows(
     lenient: bool = False,
     mask_lower: bool = False,
     stretches: Stretches | None = None,
+    overlap: int = 0,
 ) -> Iterator[Window]:
-    """Normalised windows that tile each record, in input order, without overlap.
+    """Normalised windows that cover each record, in input order; without ``overlap`` they tile it.
 
     A window's letters are normalised when it is taken, so a chromosome is held once.
 
@@ -801,13 +833,14 @@ def split_windows(
     lenient: skip malformed records, instead of raising at the first.
     mask_lower: see :func:`normalise`.
     stretches: cut these parts of the records alone.
+    overlap: bp of a window of a longer stretch that are the next one's too; see :func:`overlapping_windows`.
 
     Raises
     ------
     InputError: a record is malformed: no name, or a character that is no nucleotide code.
-    ValueError: ``window_bp`` is below 6.
+    ValueError: ``window_bp`` is below 6, or ``overlap`` does not suit it.
     """
-    window_borders(0, window_bp)  # refuses a bad window_bp even where there is no record
+    check_overlap(window_bp, overlap)  # even where there is no record
     names: set[int] = set()
     ordinal = 0
     for record in records:
@@ -834,11 +867,15 @@ def split_windows(
         else:
             counts.windowed += 1
         for first, end in parts:
-            for start, stop in pairwise(window_borders(end - first, window_bp)):
+            for start, stop in overlapping_windows(end - first, window_bp, overlap):
                 piece = _translate(read.sequence[first + start : first + stop], mask_lower)
                 if piece.strip("N"):
                     counts.windows += 1
-                    yield Window(ordinal, read.name, first + start, first + stop, piece, read.source)
+                    place = first + start, first + stop
+                    qualities = read.qualities[slice(*place)]
+                    yield Window(
+                        ordinal, read.name, *place, piece, read.source, qualities, len(read.sequence)
+                    )
                 else:
                     counts.windows_without_acgt += 1
         del read  # while the next one is read: it may be a chromosome

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wyrcli import letters
 from wyrcli.explanation import Chunk, Explanation
+from wyrcli.finding import Finding
 from wyrcli.outputs import TextOutput
 from wyrcli.taxonomy import find_rank
 
@@ -21,7 +23,9 @@ __all__ = [
     "BedWriter",
     "PredictionsWriter",
     "TokensWriter",
+    "bed_text",
     "bed_unsafe",
+    "choose_shade",
     "safe_text",
 ]
 
@@ -55,8 +59,12 @@ def bed_unsafe(name: str) -> bool:
     return lower == "chrom" or lower.startswith(("#", ">", "!", "track", "browser", "visibility"))
 
 
-def _bed_text(text: str) -> str:
-    """A field of a BED row: without spaces too, for IGV splits rows at spaces as well as at tabs."""
+def bed_text(text: str) -> str:
+    """A field of a BED row: without spaces too, for IGV splits rows at spaces as well as at tabs.
+
+    >>> bed_text("Tobacco mosaic virus")
+    'Tobacco_mosaic_virus'
+    """
     return safe_text(text).replace(" ", "_")
 
 
@@ -93,6 +101,8 @@ _SHADES = (
     "8,81,156",
     "8,48,107",
 )
+# Of a contrast: every second blue for the one class and, from the "Reds", for the other: eight together.
+_OTHER_SHADES = ("252,187,161", "251,106,74", "203,24,29", "103,0,13")
 
 
 @dataclass
@@ -111,12 +121,15 @@ class BedWriter:
     ----------
     handle: where to write; the header line is written at once.
     ranks: of the lineages to come, from the widest to the narrowest.
-    rank: whose taxon is the row's name; None is the narrowest.
+    rank: whose taxon is the row's name; None is the narrowest that the Explanandum is sure of.
     threshold, min_length: what a relevant chunk is, see :meth:`Explanation.chunks`.
 
     Spaces in names and taxa become ``_``, semicolons inside a taxon too; ``lineage`` joins the taxa of all
     ranks with ``;``.  ``score`` is 1000 times the mean mask.  Names are written as they are even where
     :func:`bed_unsafe`, because they are what joins the row to its record; ``counts`` says how often.
+
+    A window whose Explanandum is not sure has no rows.  A chunk of a contrast that speaks for the other
+    class has that one's name, a ``mean_mask`` below 0, and as ``score`` 1000 times its size.
     """
 
     def __init__(
@@ -130,32 +143,68 @@ class BedWriter:
     ) -> None:
         self.counts = BedCounts()
         self._handle = handle
-        self._rank = len(ranks) - 1 if rank is None else find_rank(ranks, rank)
+        self._rank = None if rank is None else find_rank(ranks, rank)
         self._threshold = threshold
         self._min_length = min_length
         handle.write("#" + _join(BED_COLUMNS))
 
     def write(self, explanation: Explanation) -> int:
         """Write the rows of one window and return their number, which may be 0."""
-        chunks = explanation.chunks(self._threshold, self._min_length)
-        if not chunks:
+        return self.write_group([Finding(explanation, self._threshold, self._min_length, self._rank)])
+
+    def write_group(self, findings: Sequence[Finding]) -> int:
+        """Write the rows of one window for all targets it was explained for, sorted by start.
+
+        Returns their number.
+        """
+        rows = [row for finding in findings for row in self._rows(finding)]
+        if not rows:
             return 0
-        chrom = _bed_text(explanation.window.name)
-        taxa = [_bed_text(taxon).replace(";", "_") for taxon in explanation.lineage]
-        name, lineage = taxa[self._rank], ";".join(taxa)
-        self._handle.write("".join([_bed_row(chrom, chunk, name, lineage) for chunk in chunks]))
-        self.counts.chunks += len(chunks)
-        self.counts.bases += sum(chunk.stop - chunk.start for chunk in chunks)
-        self.counts.unsafe_windows += bed_unsafe(chrom)
-        return len(chunks)
+        if len(findings) > 1:
+            rows.sort(key=lambda row: row[:2])  # stable: targets in the order they were asked for
+        self._handle.write("".join([row[2] for row in rows]))
+        self.counts.chunks += len(rows)
+        self.counts.bases += sum(stop - start for start, stop, _ in rows)
+        self.counts.unsafe_windows += bed_unsafe(findings[0].window.name)
+        return len(rows)
+
+    @staticmethod
+    def _rows(finding: Finding) -> list[tuple[int, int, str]]:
+        if not finding.named_chunks:
+            return []
+        explanation = finding.explanation
+        chrom = bed_text(explanation.window.name)
+        lineage = ";".join([bed_text(taxon).replace(";", "_") for taxon in explanation.lineage])
+        contrast = explanation.target is not None and bool(explanation.target.against)
+        return [
+            (
+                chunk.start,
+                chunk.stop,
+                _bed_row(chrom, chunk, bed_text(name).replace(";", "_"), lineage, contrast),
+            )
+            for chunk, name in finding.named_chunks
+        ]
 
 
-def _bed_row(chrom: str, chunk: Chunk, name: str, lineage: str) -> str:
-    mean = min(max(chunk.mean_mask, 0.0), 1.0)
-    shade = _SHADES[min(int(mean * len(_SHADES)), len(_SHADES) - 1)]
+def choose_shade(mean_mask: float, contrast: bool = False) -> str:
+    """The colour of a chunk as ``r,g,b``: the darker the further its mean mask from 0.
+
+    >>> choose_shade(1.0), choose_shade(-1.0, contrast=True)
+    ('8,48,107', '103,0,13')
+    """
+    size = min(abs(mean_mask), 1.0) if contrast else min(max(mean_mask, 0.0), 1.0)
+    if contrast and mean_mask < 0:
+        return _OTHER_SHADES[min(int(size * len(_OTHER_SHADES)), len(_OTHER_SHADES) - 1)]
+    shade = min(int(size * len(_SHADES)), len(_SHADES) - 1)
+    return _SHADES[shade | 1 if contrast else shade]
+
+
+def _bed_row(chrom: str, chunk: Chunk, name: str, lineage: str, contrast: bool) -> str:
+    size = min(abs(chunk.mean_mask) if contrast else max(chunk.mean_mask, 0.0), 1.0)
     return (
-        f"{chrom}\t{chunk.start}\t{chunk.stop}\t{name}\t{round(1000 * mean)}\t.\t"
-        f"{chunk.start}\t{chunk.stop}\t{shade}\t{chunk.mean_mask:.4f}\t{lineage}\n"
+        f"{chrom}\t{chunk.start}\t{chunk.stop}\t{name}\t{round(1000 * size)}\t.\t"
+        f"{chunk.start}\t{chunk.stop}\t{choose_shade(chunk.mean_mask, contrast)}\t"
+        f"{chunk.mean_mask:.4f}\t{lineage}\n"
     )
 
 
@@ -165,35 +214,77 @@ def _bed_row(chrom: str, chunk: Chunk, name: str, lineage: str) -> str:
 class TokensWriter:
     """One row per token: its bases, its mask, and its mask for each rank's predicted taxon.
 
-    The first three columns are BED's, so tabix and bedtools read the table.
+    The first three columns are BED's, so tabix and bedtools read the table.  Where scores were asked for at
+    single bases, a row is a base.
 
     Parameters
     ----------
     handle: where to write; the header line is written at once.
     ranks: as in :class:`BedWriter`; each gives a column ``score_<rank>``.
+    with_target: whether a last column ``target`` says whose score ``score`` is.
     """
 
-    def __init__(self, handle: TextOutput, ranks: Sequence[str]) -> None:
+    def __init__(self, handle: TextOutput, ranks: Sequence[str], *, with_target: bool = False) -> None:
         self._handle = handle
+        self._with_target = with_target
         columns = ["#chrom", "start", "end", "token", "score", *(f"score_{rank}" for rank in ranks)]
-        # The percent operator: twice as fast as joining formatted fields, and there may be 10^9 rows.
-        self._row = "%s\t%d\t%d\t%s" + "\t%.4f" * (1 + len(ranks)) + "\n"
-        handle.write(_join(columns))
+        # The percent operator: twice as fast as joining formatted fields, for what numpy cannot write.
+        self._row = "%s\t%d\t%d\t%s" + "\t%.4f" * (1 + len(ranks)) + "%s\n"
+        handle.write(_join([*columns, "target"] if with_target else columns))
 
     def write(self, explanation: Explanation) -> int:
         """Write the rows of one window and return their number."""
+        text = self._rows(explanation)
+        self._handle.write(text)
+        return len(explanation.mask)
+
+    def write_group(self, findings: Sequence[Finding]) -> None:
+        """Write the rows of one window for all targets it was explained for, sorted by start."""
+        texts = [self._rows(finding.explanation) for finding in findings]
+        if len(texts) == 1:
+            self._handle.write(texts[0])
+        else:
+            rows = [text.splitlines(keepends=True) for text in texts]
+            self._handle.write("".join([row for site in zip(*rows, strict=True) for row in site]))
+
+    def _rows(self, explanation: Explanation) -> str:
         window = explanation.window
         # Cleaned as a whole, letter by letter, so that places stay: a text may hold tabs.
-        chrom, origin, sequence = _bed_text(window.name), window.start, safe_text(window.sequence)
-        spans = explanation.spans.tolist()
-        scores = np.vstack([explanation.mask[None], explanation.rank_masks]).T.tolist()  # (T, 1 + R)
-        row = self._row
-        rows = [
-            row % (chrom, start, stop, sequence[start - origin : stop - origin], *token_scores)
-            for (start, stop), token_scores in zip(spans, scores, strict=True)
-        ]
-        self._handle.write("".join(rows))
-        return len(rows)
+        chrom, origin, sequence = bed_text(window.name), window.start, safe_text(window.sequence)
+        scores = np.vstack([explanation.mask[None], explanation.rank_masks])  # (1 + R, T)
+        last = f"\t{bed_text(_target_name(explanation))}" if self._with_target else ""
+        starts, stops = explanation.spans[:, 0], explanation.spans[:, 1]
+        if not len(starts):
+            return ""
+        if not (sequence.isascii() and letters.fits(scores) and (stops - starts).max() <= 16):
+            row = self._row
+            rows = [
+                row % (chrom, start, stop, sequence[start - origin : stop - origin], *site_scores, last)
+                for (start, stop), site_scores in zip(
+                    explanation.spans.tolist(), scores.T.tolist(), strict=True
+                )
+            ]
+            return "".join(rows)
+        return letters.join(
+            [
+                chrom.encode() + b"\t",
+                letters.integers(starts),
+                b"\t",
+                letters.integers(stops),
+                b"\t",
+                letters.pieces(sequence.encode(), starts - origin, stops - origin),
+                letters.decimals(scores.T),
+                last.encode() + b"\n",
+            ]
+        )
+
+
+def _target_name(explanation: Explanation) -> str:
+    """Whose mask an explanation holds; ``.`` where it is that of the predicted classes."""
+    target = explanation.target
+    if target is None:
+        return "."
+    return f"{target.name}-{target.against}" if target.against else target.name
 
 
 class PredictionsWriter:
@@ -205,30 +296,59 @@ class PredictionsWriter:
     ranks: as in :class:`BedWriter`; each gives columns ``<rank>`` and ``<rank>_probability``.
     threshold, min_length: what a relevant chunk is, for ``relevant_share``: the share of the window's bases
         that lie in relevant chunks.
+    with_target: whether three more columns say what was asked for: ``target``, ``target_against`` (the other
+        class of a contrast) and ``target_probability``.  A window then has a row per target.
+
+    ``status`` is ``unsure`` where the Explanandum is not sure enough of any taxon to name it; what it leans
+    to, with which probability, stands in the row nevertheless.
     """
 
     def __init__(
-        self, handle: TextOutput, ranks: Sequence[str], *, threshold: float = 0.5, min_length: int = 1
+        self,
+        handle: TextOutput,
+        ranks: Sequence[str],
+        *,
+        threshold: float = 0.5,
+        min_length: int = 1,
+        with_target: bool = False,
     ) -> None:
         self._handle = handle
         self._threshold = threshold
         self._min_length = min_length
-        taxa_columns = [column for rank in ranks for column in (rank, f"{rank}_probability")]
-        self._n_blank = len(taxa_columns) + 1
-        handle.write(_join(["#name", "start", "end", "status", *taxa_columns, "relevant_share"]))
+        self._with_target = with_target
+        columns = [column for rank in ranks for column in (rank, f"{rank}_probability")]
+        columns.append("relevant_share")
+        if with_target:
+            columns += ["target", "target_against", "target_probability"]
+        self._n_blank = len(columns)
+        handle.write(_join(["#name", "start", "end", "status", *columns]))
 
     def write(self, explanation: Explanation) -> None:
-        """Write the row of one window, with status ``ok``."""
-        window = explanation.window
-        fields = [_bed_text(window.name), str(window.start), str(window.stop), "ok"]
+        """Write the row of one window, with status ``ok`` or ``unsure``."""
+        self.write_group([Finding(explanation, self._threshold, self._min_length)])
+
+    def write_group(self, findings: Sequence[Finding]) -> None:
+        """Write a row for each target that one window was explained for."""
+        self._handle.write("".join([self._row(finding) for finding in findings]))
+
+    def _row(self, finding: Finding) -> str:
+        explanation, window = finding.explanation, finding.window
+        sure = explanation.label() is not None
+        fields = [bed_text(window.name), str(window.start), str(window.stop), "ok" if sure else "unsure"]
         for taxon, probability in zip(explanation.lineage, explanation.probabilities, strict=True):
             fields += [safe_text(taxon), f"{probability:.6f}"]
-        chunks = explanation.chunks(self._threshold, self._min_length)
-        relevant_bp = sum(chunk.stop - chunk.start for chunk in chunks)
+        relevant_bp = explanation.relevant_bp(finding.threshold, finding.min_length)
         fields.append(f"{relevant_bp / (window.stop - window.start):.4f}")
-        self._handle.write(_join(fields))
+        if self._with_target:
+            target = explanation.target
+            fields += (
+                [".", ".", "."]
+                if target is None
+                else [safe_text(target.name), safe_text(target.against), f"{target.probability:.6f}"]
+            )
+        return _join(fields)
 
     def write_skipped(self, name: str, length: int, reason: str) -> None:
         """Write the row of a record without a window, with status ``skipped:<reason>``."""
-        fields = [_bed_text(name), "0", str(length), f"skipped:{safe_text(reason)}"]
+        fields = [bed_text(name), "0", str(length), f"skipped:{safe_text(reason)}"]
         self._handle.write(_join([*fields, *["."] * self._n_blank]))

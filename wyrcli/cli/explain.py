@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections import deque
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wyrcli.cli.asking import (
+    BothStrands,
+    Contrast,
+    MinProbability,
+    Overlap,
+    Resolution,
+    ResolutionOption,
+    Sharpen,
+    TargetOption,
+    TopK,
+    check_windows,
+    pose_question,
+)
 from wyrcli.cli.console import progress, say, warn
 from wyrcli.cli.inputs import (
     MaskLower,
@@ -38,9 +49,8 @@ from wyrcli.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from wyrcli.outputs import TextOutput
+    from wyrcli.results import ResultCounts
     from wyrcli.sequences import RecordCounts
-    from wyrcli.writers import BedCounts
 
 __all__ = ["explain"]
 
@@ -56,8 +66,26 @@ def explain(
         ),
     ],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="BED file of important chunks (.gz = BGZF); - is stdout.")
-    ] = "-",
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write; may be given several times.  Its extension says what: .bed and .gff3 "
+            "(important chunks), .bedgraph and .bw (scores), .tsv (a row per token), .parquet, .jsonl, .npz "
+            "(for motif tools), .bam (tags).  Text with .gz is BGZF.  - is stdout.",
+            metavar="FILE",
+            show_default="-",
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Format where the extension says none: bed, bedgraph, bigwig, gff3, tsv, parquet, jsonl, "
+            "npz, bam.",
+            show_default="bed",
+        ),
+    ] = None,
     tokens: Annotated[
         str | None, typer.Option("--tokens", help="TSV file of a score for every token.")
     ] = None,
@@ -65,12 +93,58 @@ def explain(
         str | None, typer.Option("--predictions", help="TSV file of what each sequence was called.")
     ] = None,
     json: Annotated[str | None, typer.Option("--json", help="Report of the run.")] = None,
+    kraken_output: Annotated[
+        str | None,
+        typer.Option(
+            "--kraken-output", help="Calls of reads, and what their bases speak for, as in Kraken 2."
+        ),
+    ] = None,
+    kraken_report: Annotated[
+        str | None, typer.Option("--kraken-report", help="Reads per taxon, as Kraken 2 reports them.")
+    ] = None,
+    lift: Annotated[
+        str | None,
+        typer.Option("--lift", help="Of aligned reads: important chunks on the reference, as BED12."),
+    ] = None,
+    coverage: Annotated[
+        str | None,
+        typer.Option(
+            "--coverage", help="Of aligned reads: mean score along the reference, .bedgraph or .bw."
+        ),
+    ] = None,
+    coverage_depth: Annotated[
+        str | None,
+        typer.Option("--coverage-depth", help="Number of reads in that mean, .bedgraph or .bw."),
+    ] = None,
+    safe_names: Annotated[
+        str | None,
+        typer.Option("--safe-names", help="Call records r1, r2, ... and write here what they stand for."),
+    ] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Put the score of every token into .jsonl, too.")
+    ] = False,
+    index: Annotated[
+        bool | None,
+        typer.Option(
+            "--index/--no-index",
+            help="Whether .gz tables get an index for tabix; by default if their rows are sorted.",
+            show_default=False,
+        ),
+    ] = None,
     model: Model = None,
     explainer: ExplainerOption = ExplainerKind.state,
     operator: OperatorOption = Operator.gate,
     rank: Annotated[
         str | None, typer.Option("--rank", help="Explain this rank alone; by default all together.")
     ] = None,
+    target: TargetOption = None,
+    contrast: Contrast = None,
+    top_k: TopK = 0,
+    min_probability: MinProbability = None,
+    resolution: ResolutionOption = Resolution.token,
+    both_strands: BothStrands = False,
+    sharpen: Sharpen = False,
+    overlap: Overlap = 0,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, max=1, help="A token is important above this mask value.")
     ] = 0.5,
@@ -92,19 +166,24 @@ def explain(
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Write the important chunks of each sequence as BED: what made the classifier call it what it called it.
+    """Write the important chunks of each sequence: what made the classifier call it what it called it.
 
-    The mask is that of the predicted classes.  Columns: chrom, start, end, the taxon, score (1000 times
-    the mean mask), strand, thickStart, thickEnd, itemRgb, mean mask, predicted lineage.
+    The mask is that of the predicted classes, unless others are asked for.  Columns of BED: chrom, start,
+    end, the taxon, score (1000 times the mean mask), strand, thickStart, thickEnd, itemRgb, mean mask,
+    predicted lineage.
 
-    Example:  wyr explain reads.fasta -o important.bed
+    Example:  wyr explain reads.fasta -o important.bed -o scores.bw --kraken-report report.txt
     """
-    from wyrcli import outputs, writers
+    from wyrcli import __version__, outputs
+    from wyrcli.bam_writer import Program
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
+    from wyrcli.formats import Settings, UnknownFormatError
     from wyrcli.inference import choose_device, choose_precision
     from wyrcli.inference import explain as run
     from wyrcli.inputs import new_counts, open_windows
-    from wyrcli.report import Stopwatch, run_report
+    from wyrcli.report import Agreement, Stopwatch, run_report
+    from wyrcli.results import Requests, open_results
+    from wyrcli.stitching import group
 
     options = input_options(
         inputs,
@@ -114,10 +193,28 @@ def explain(
         regions=regions,
         mask_lower=mask_lower,
         rename_duplicates=rename_duplicates,
+        overlap=overlap,
     )
     files = [*inputs, *options.files()]
+    requests = Requests(
+        outputs=output or ["-"],
+        format=format,
+        tokens=tokens,
+        predictions=predictions,
+        kraken_output=kraken_output,
+        kraken_report=kraken_report,
+        lift=lift,
+        coverage=coverage,
+        depth=coverage_depth,
+        safe_names=safe_names,
+    )
+    try:
+        requests.track_formats()
+        paths = requests.paths()
+    except UnknownFormatError as error:
+        raise typer.BadParameter(str(error)) from None
     outputs.check_inputs(files)
-    outputs.check_outputs([output, tokens, predictions, json], files)
+    outputs.check_outputs([*paths, json], files)
     used_threads = set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
@@ -126,37 +223,38 @@ def explain(
     ranks = checkpoint.taxonomy.ranks
     if rank is not None:
         rank = ranks[checkpoint.taxonomy.rank_index(rank)]
+    question = pose_question(
+        checkpoint,
+        rank=rank,
+        targets=target,
+        contrast=contrast,
+        top_k=top_k,
+        min_probability=min_probability,
+    )
+    per_base = check_windows(checkpoint, resolution, overlap, both_strands=both_strands, sharpen=sharpen)
     if checkpoint.notice:
         say(checkpoint.notice, quiet)
     checkpoint.explanandum.to(where, dtype)
     trained.explainer.to(where, dtype)
 
     counts = new_counts(checkpoint.alphabet)
-    skipped: deque[tuple[int, str, int, str]] = deque()  # filled by the reading thread, emptied by this one
     stopwatch = Stopwatch()
+    settings = Settings(
+        taxonomy=checkpoint.taxonomy,
+        window_bp=checkpoint.window_bp,
+        alphabet=checkpoint.alphabet,
+        rank=rank,
+        threshold=threshold,
+        min_length=min_length,
+        with_target=bool(question.goals or question.top_k),
+        with_scores=scores,
+        index=index,
+        program=Program(__version__, " ".join(["wyr", *sys.argv[1:]]), f"model {checkpoint.name}"),
+        warn=warn,
+    )
     with ExitStack() as stack:
-
-        def open_output(path: str) -> TextOutput:
-            return stack.enter_context(outputs.open_output(path))
-
-        bed = writers.BedWriter(
-            open_output(output), ranks, rank=rank, threshold=threshold, min_length=min_length
-        )
-        per_token = writers.TokensWriter(open_output(tokens), ranks) if tokens is not None else None
-        table = None
-        if predictions is not None:
-            table = writers.PredictionsWriter(
-                open_output(predictions), ranks, threshold=threshold, min_length=min_length
-            )
-
-        report = open_output(json) if json is not None else None
-
-        def write_skipped(before: float) -> None:
-            while skipped and skipped[0][0] < before:
-                _, name, length, reason = skipped.popleft()
-                if table is not None:
-                    table.write_skipped(name, length, reason)
-
+        results = stack.enter_context(open_results(requests, settings))
+        report = stack.enter_context(outputs.open_output(json)) if json is not None else None
         explanations = run(
             open_windows(
                 inputs,
@@ -164,7 +262,7 @@ def explain(
                 checkpoint.window_bp,
                 counts,
                 options,
-                on_skip=None if table is None else lambda *record: skipped.append(record),
+                on_skip=results.skip,
             ),
             checkpoint.explanandum,
             trained.explainer,
@@ -172,37 +270,59 @@ def explain(
             checkpoint.taxonomy,
             batch_tokens=batch_size * checkpoint.tokenizer.usual_tokens(checkpoint.window_bp),
             device=where,
-            rank=rank,
+            question=question,
+            per_base=per_base,
+            threshold=threshold,
         )
         stack.enter_context(closing(explanations))  # its reading thread ends before the outputs do
         advance = stack.enter_context(progress("windows explained", quiet=quiet))
-        written = 0
-        for explanation in explanations:
-            write_skipped(before=explanation.window.record)
-            bed.write(explanation)
-            if per_token is not None:
-                per_token.write(explanation)
-            if table is not None:
-                table.write(explanation)
-            written += 1
+        agreement = Agreement()
+        for members in group(explanations, question.size):
+            for explanation in members:
+                results.write(explanation)
+                if explanation.agreement is not None:
+                    agreement.add(explanation.agreement)
             advance()
-        write_skipped(before=math.inf)
-        if written != counts.windows or not counts.accounted():
-            raise RuntimeError(f"{counts.as_dict()} went in, but {written} windows came out")
+        results.finish()
+        written = results.counts
+        if written.windows != counts.windows or not counts.accounted():
+            raise RuntimeError(f"{counts.as_dict()} went in, but {written.windows} windows came out")
         if report is not None:
-            results = {"windows": written, "chunks": bed.counts.chunks, "bases_in_chunks": bed.counts.bases}
-            execution = {"device": str(where), "precision": str(dtype), "threads": used_threads}
             content = run_report(
-                sys.argv, inputs, checkpoint, trained, counts, results, stopwatch.seconds(), execution
+                sys.argv,
+                inputs,
+                checkpoint,
+                trained,
+                counts,
+                {
+                    "windows": written.windows,
+                    "chunks": written.chunks,
+                    "bases_in_chunks": written.bases,
+                    "windows_unsure": written.unsure,
+                    **({"strand_agreement": agreement.as_dict()} if both_strands else {}),
+                },
+                stopwatch.seconds(),
+                {"device": str(where), "precision": str(dtype), "threads": used_threads},
             )
             report.write(outputs.json_text(content))
-    _summarise(counts, bed.counts, checkpoint.alphabet, quiet)
+    _summarise(counts, written, checkpoint.alphabet, quiet)
+    if written.unsure:
+        say(f"{written.unsure:,} windows are called nothing: no rank is probable enough", quiet)
+    if both_strands:
+        say(agreement.as_text(), quiet)
+    lifted = results.lifted
+    if lifted is not None:
+        say(
+            f"{lifted.chunks:,} chunks lifted to the reference, {lifted.without_place:,} clipped or "
+            f"inserted, {lifted.unaligned:,} of unaligned reads",
+            quiet,
+        )
 
 
 _WORDS = {"dna": ("reads", "bases"), "protein": ("proteins", "residues"), "text": ("texts", "characters")}
 
 
-def _summarise(counts: RecordCounts, written: BedCounts, alphabet: str, quiet: bool) -> None:
+def _summarise(counts: RecordCounts, written: ResultCounts, alphabet: str, quiet: bool) -> None:
     nouns, letters = _WORDS[alphabet]
     lost = sum(counts.skipped.values())
     reasons = ", ".join(f"{n:,} {reason}" for reason, n in counts.skipped.items() if n)

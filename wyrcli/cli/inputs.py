@@ -81,6 +81,7 @@ def input_options(
     regions: str | None,
     mask_lower: MaskLower,
     rename_duplicates: bool,
+    overlap: int,
 ) -> InputOptions:
     """The options as the library wants them."""
     from wyrcli.inputs import InputOptions
@@ -96,6 +97,7 @@ def input_options(
         regions=regions,
         mask_lower=mask_lower is MaskLower.n,
         rename_duplicates=rename_duplicates,
+        overlap=overlap,
     )
 
 

@@ -7,17 +7,145 @@ over all frames says more, and of single bases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wyrcli.model.tokens import TokenBatch
+from wyrcli.model.tokens import KmerTokenizer, TokenBatch
+
+__all__ = [
+    "Readings",
+    "average_frames",
+    "average_strands",
+    "correlate",
+    "match_area",
+    "read_frames",
+    "sharpen",
+    "token_of_base",
+]
 
 _EDGE = 1e-3  # logits of 0 and 1 are not finite
 
-__all__ = ["average_frames", "match_area", "token_of_base"]
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """The same B windows as tokens, once or in several frames.
+
+    ``batches``: tokens of each reading; the first is the plain one.  ``places``: of each reading, int64
+    (B, W), for each base of the windows as they are given, its token on the L axis, 0 where the reading
+    leaves it out; empty where there is one reading and tokens are wanted.  ``lengths`` int64 (B,), bases of
+    each window; W is the largest.  ``n_turned``: so many of the readings, the last ones, are those of the
+    reverse complement.
+    """
+
+    batches: tuple[TokenBatch, ...]
+    places: tuple[Tensor, ...] = ()
+    lengths: Tensor | None = None
+    n_turned: int = 0
+
+    def to(self, device: torch.device) -> Readings:
+        """The same on another device."""
+        return self._moved(
+            tuple(batch.to(device) for batch in self.batches),
+            lambda tensor: tensor.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Readings:
+        """The same in page-locked memory, so that a copy to a GPU runs beside its work."""
+        return self._moved(tuple(batch.pin_memory() for batch in self.batches), Tensor.pin_memory)
+
+    def _moved(self, batches: tuple[TokenBatch, ...], move: Callable[[Tensor], Tensor]) -> Readings:
+        lengths = None if self.lengths is None else move(self.lengths)
+        return replace(self, batches=batches, places=tuple(map(move, self.places)), lengths=lengths)
+
+
+def read_frames(tokenizer: KmerTokenizer, sequences: Sequence[str], turned: Sequence[str] = ()) -> Readings:
+    """Windows in all k frames; frame f leaves out the first f bases.
+
+    ``turned``: the reverse complements of ``sequences``, to be read in k frames as well.
+    """
+    lengths = torch.tensor([len(s) for s in sequences], dtype=torch.int64)
+    width = max(map(len, sequences), default=0)
+    batches, places = [], []
+    for strand in (sequences, turned) if turned else (sequences,):
+        for offset in range(tokenizer.k):
+            batch = tokenizer.batch([s[offset:] for s in strand])
+            place = token_of_base(batch, offset, width)
+            batches.append(batch)
+            places.append(place if strand is sequences else _turn(place, lengths))
+    return Readings(tuple(batches), tuple(places), lengths, tokenizer.k if turned else 0)
+
+
+def _turn(values: Tensor, lengths: Tensor) -> Tensor:
+    """(B, W) with the first ``lengths`` of each row in reverse order."""
+    place = lengths[:, None] - 1 - torch.arange(values.shape[1])
+    return values.gather(1, place.clamp_min(0)) * (place >= 0)
+
+
+def average_strands(masks: Iterable[Tensor], readings: Readings) -> list[Tensor]:
+    """Float32 (B, W, R) per strand: for each base the mean over the frames that read it, 0 beyond the end.
+
+    ``masks``: of each reading, (B, L, R), in any float type; taken one after the other.  A base that no frame
+    reads does not exist: the first frame reads all.
+    """
+    n_forward = len(readings.places) - readings.n_turned
+    total, count, means = torch.zeros(()), torch.zeros(()), []
+    for i, (mask, place) in enumerate(zip(masks, readings.places, strict=True)):
+        if i in (0, n_forward):
+            total = mask.new_zeros((*place.shape, mask.shape[-1]), dtype=torch.float32)
+            count = total[..., :1].clone()
+        covered = (place > 0).to(torch.float32)[..., None]
+        total += covered * mask.float().gather(1, place[..., None].expand(-1, -1, mask.shape[-1]))
+        count += covered
+        if i + 1 in (n_forward, len(readings.places)):
+            means.append(total / count.clamp_min(1))
+    return means
+
+
+def sharpen(masks: Tensor, lengths: Tensor, width: int) -> Tensor:
+    """Masks (B, W, R) of bases with their contrast to their surroundings doubled, in logits.
+
+    From twice a base's logit, the mean over the ``width`` bases around it (fewer at a window's end) is taken
+    away.  It takes off the halo around relevant stretches; what is the same everywhere stays as it is.
+
+    ``lengths`` int64 (B,): bases of each window.
+    """
+    n, longest, _ = masks.shape
+    logits = masks.double().logit(_EDGE)
+    place = torch.arange(longest, device=masks.device).expand(n, -1)
+    first = (place - width // 2).clamp_min(0)
+    end = torch.minimum(place + width // 2 + 1, lengths[:, None])
+    inside = place < lengths[:, None]
+    first, end = first * inside, end * inside
+    sums = torch.cat([torch.zeros_like(logits[:, :1]), logits.cumsum(1)], dim=1)
+
+    def at(places: Tensor) -> Tensor:
+        return sums.gather(1, places[..., None].expand(-1, -1, sums.shape[-1]))
+
+    around = (at(end) - at(first)) / (end - first).clamp_min(1)[..., None]
+    return ((2 * logits - around).sigmoid() * inside[..., None]).float()
+
+
+def correlate(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:
+    """Pearson correlation over the bases of each window, float64 (B, G), of scores (B, W, G).
+
+    NaN where the scores of either are all the same.  ``lengths`` int64 (B,): bases of each window.
+    """
+    inside = (torch.arange(first.shape[1], device=first.device) < lengths[:, None])[..., None].double()
+    n = lengths[:, None].clamp_min(1)
+
+    def centred(scores: Tensor) -> Tensor:
+        wide = scores.double() * inside
+        return (wide - wide.sum(1, keepdim=True) / n[..., None]) * inside
+
+    a, b = centred(first), centred(second)
+    squares = (a * a).sum(1) * (b * b).sum(1)
+    # What is left of equal scores is rounding.
+    defined = squares > (1e-12 * n) ** 2
+    return torch.where(defined, (a * b).sum(1) / squares.sqrt(), torch.nan)
 
 
 def token_of_base(batch: TokenBatch, offset: int, width: int) -> Tensor:
