@@ -167,7 +167,7 @@ class BigWigSpool:
         Where there is none, the file has one without scores that is called ``none``: the format needs one.
         Raises WyrError if the file is not whole in the end.
         """
-        # libBigWig meets a full disk with an error that has no cause, or with none: so what it wrote is checked.
+        # libBigWig meets a full disk with an error that has no cause, or with none: its file is checked.
         try:
             self._write(path)
             with self._module.open(path) as file:

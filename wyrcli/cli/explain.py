@@ -154,13 +154,13 @@ def explain(
         depth=coverage_depth,
         safe_names=safe_names,
     )
+    outputs.check_inputs(inputs)
+    outputs.check_outputs([*requests.named(), json], inputs)
     try:
         requests.track_formats()
-        paths = requests.paths()
+        outputs.check_outputs([*requests.paths(), json], inputs)
     except UnknownFormatError as error:
         raise typer.BadParameter(str(error)) from None
-    outputs.check_inputs(inputs)
-    outputs.check_outputs([*paths, json], inputs)
     used_threads = set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
