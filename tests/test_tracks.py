@@ -159,6 +159,25 @@ def test_bigwig_refusals(tmp_path, monkeypatch):
     spool.close()
 
 
+@pytest.mark.parametrize("failure", [RuntimeError, SystemError, None])
+def test_bigwig_on_a_full_disk(tmp_path, monkeypatch, failure):
+    """Errors without a cause, and a file that is short without any, are one line."""
+    pytest.importorskip("pyBigWig", reason="pyBigWig is not installed")
+
+    original = tracks.BigWigSpool._write
+
+    def write(self, path):
+        if failure is not None:
+            raise failure("returned NULL without setting an exception")
+        self._stretches["a"][0][1] -= 1  # the last value gets lost
+        original(self, path)
+
+    monkeypatch.setattr(tracks.BigWigSpool, "_write", write)
+    with pytest.raises(WyrError, match=r"x.bw could not be written whole; is the disk full\?"):
+        bigwig(tmp_path / "x.bw", find("a", [1.0]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_bigwig_without_pybigwig(tmp_path, monkeypatch):
     """One line that names the extra."""
     monkeypatch.setitem(sys.modules, "pyBigWig", None)

@@ -148,7 +148,7 @@ def _open_npz(stack: ExitStack, path: str, settings: Settings) -> Sink:
                 f"shorter than {settings.window_bp:,} bp and end in zeros"
             )
 
-    stack.callback(tell)
+    stack.push(lambda kind, error, trace: None if kind else tell())
     return _first(spool.write)
 
 

@@ -49,14 +49,17 @@ class Requests:
     depth: str | None = None
     safe_names: str | None = None
 
-    def paths(self) -> list[str | None]:
-        """Every file that will be written, for :func:`wyrcli.outputs.check_outputs`."""
+    def named(self) -> list[str | None]:
+        """Every file that was named, for :func:`wyrcli.outputs.check_outputs`."""
         names = (self.tokens, self.predictions, self.kraken_output, self.kraken_report)
-        more = (self.lift, self.coverage, self.depth, self.safe_names)
+        return [*self.outputs, *names, self.lift, self.coverage, self.depth, self.safe_names]
+
+    def paths(self) -> list[str | None]:
+        """Every file that will be written.  Raises as :meth:`formats`."""
         beside = [
             onehot_path(p) for p, f in zip(self.outputs, self.formats(), strict=True) if f.name == "npz"
         ]
-        return [*self.outputs, *names, *more, *beside]
+        return [*self.named(), *beside]
 
     def formats(self) -> list[Format]:
         """The format of each of ``outputs``.  Raises WyrError where it is unknown or cannot be written."""

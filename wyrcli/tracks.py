@@ -165,7 +165,19 @@ class BigWigSpool:
         """Write the bigWig file.  Sequences are sorted by name, as readers search them.
 
         Where there is none, the file has one without scores that is called ``none``: the format needs one.
+        Raises WyrError if the file is not whole in the end.
         """
+        # libBigWig meets a full disk with an error that has no cause, or with none: its file is checked.
+        try:
+            self._write(path)
+            with self._module.open(path) as file:
+                whole = file.isBigWig() and file.header()["nBasesCovered"] == self._places
+        except (RuntimeError, SystemError):
+            whole = False
+        if not whole:
+            raise WyrError(f"{self._shown} could not be written whole; is the disk full?")
+
+    def _write(self, path: str) -> None:
         names = sorted(self._lengths, key=str.encode)
         file = self._module.open(path, "w")
         try:

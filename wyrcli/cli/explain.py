@@ -208,13 +208,13 @@ def explain(
         depth=coverage_depth,
         safe_names=safe_names,
     )
+    outputs.check_inputs(files)
+    outputs.check_outputs([*requests.named(), json], files)
     try:
         requests.track_formats()
-        paths = requests.paths()
+        outputs.check_outputs([*requests.paths(), json], files)
     except UnknownFormatError as error:
         raise typer.BadParameter(str(error)) from None
-    outputs.check_inputs(files)
-    outputs.check_outputs([*paths, json], files)
     used_threads = set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
