@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections import deque
 from contextlib import ExitStack, closing
@@ -24,6 +25,7 @@ from wyrcli.cli.options import (
     Threads,
     set_threads,
 )
+from wyrcli.cli.views import Bundle, Html, HtmlLimit, IgvJs, Show, ShowLimit, ViewOptions, Views
 
 if TYPE_CHECKING:
     from wyrcli.outputs import TextOutput
@@ -43,8 +45,13 @@ def explain(
         ),
     ],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="BED file of important chunks (.gz = BGZF); - is stdout.")
-    ] = "-",
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="BED file of important chunks (.gz = BGZF); - is stdout, the default without --show.",
+        ),
+    ] = None,
     tokens: Annotated[
         str | None, typer.Option("--tokens", help="TSV file of a score for every token.")
     ] = None,
@@ -52,6 +59,12 @@ def explain(
         str | None, typer.Option("--predictions", help="TSV file of what each sequence was called.")
     ] = None,
     json: Annotated[str | None, typer.Option("--json", help="Report of the run.")] = None,
+    show: Show = False,
+    show_limit: ShowLimit = 20,
+    html: Html = None,
+    html_limit: HtmlLimit = 500,
+    browser_bundle: Bundle = None,
+    igv_js: IgvJs = None,
     model: Model = None,
     explainer: ExplainerOption = ExplainerKind.state,
     operator: OperatorOption = Operator.gate,
@@ -86,8 +99,12 @@ def explain(
     from wyrcli.inference import explain as run
     from wyrcli.report import Stopwatch, run_report
 
+    view_options = ViewOptions(show, show_limit, html, html_limit, browser_bundle, igv_js)
+    if output is None:
+        output = os.devnull if show else "-"  # whoever only wants to look needs no file
     outputs.check_inputs(inputs)
-    outputs.check_outputs([output, tokens, predictions, json], inputs)
+    view_options.check([output, tokens, predictions, json])
+    outputs.check_outputs([output, tokens, predictions, json, html], inputs)
     used_threads = set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
@@ -120,6 +137,9 @@ def explain(
             )
 
         report = open_output(json) if json is not None else None
+        views = Views(
+            view_options, stack, checkpoint, trained, rank=rank, threshold=threshold, min_length=min_length
+        )
 
         def write_skipped(before: float) -> None:
             while skipped and skipped[0][0] < before:
@@ -144,7 +164,7 @@ def explain(
             rank=rank,
         )
         stack.enter_context(closing(explanations))  # its reading thread ends before the outputs do
-        advance = stack.enter_context(progress("windows explained", quiet=quiet))
+        advance = None
         written = 0
         for explanation in explanations:
             write_skipped(before=explanation.window.record)
@@ -153,11 +173,17 @@ def explain(
                 per_token.write(explanation)
             if table is not None:
                 table.write(explanation)
+            views.write(explanation)
             written += 1
-            advance()
+            if advance is not None:
+                advance()
+            elif not views.is_drawing:
+                advance = stack.enter_context(progress("windows explained", quiet=quiet))
+                advance(written)
         write_skipped(before=math.inf)
         if written != counts.windows or not counts.accounted():
             raise RuntimeError(f"{counts.as_dict()} went in, but {written} windows came out")
+        views.finish(inputs, counts)
         if report is not None:
             results = {"windows": written, "chunks": bed.counts.chunks, "bases_in_chunks": bed.counts.bases}
             execution = {"device": str(where), "precision": str(dtype), "threads": used_threads}
