@@ -171,53 +171,59 @@ def jbrowse_config(contents: Contents) -> dict[str, object]:
         "bedGzLocation": at("important.bed.gz"),
         "index": indexed("important.bed.gz"),
     }
-    display = {
-        "type": "LinearWiggleDisplay",
-        "displayId": "scores-display",
-        "minScore": contents.low,
-        "maxScore": 1,
-    }
-    return {
-        "assemblies": [
-            {
-                "name": "wyr",
-                "sequence": {"type": "ReferenceSequenceTrack", "trackId": "wyr-sequences", "adapter": fasta},
-            }
-        ],
-        "tracks": [
-            {
-                "type": "QuantitativeTrack",
-                "trackId": "scores",
-                "name": "score",
-                "assemblyNames": ["wyr"],
-                "adapter": adapter,
-                "displays": [display],
-            },
-            {
-                "type": "FeatureTrack",
-                "trackId": "important",
-                "name": "important",
-                "assemblyNames": ["wyr"],
-                "adapter": bed,
-            },
-        ],
-        "defaultSession": {
-            "name": "wyr explain",
-            "views": [
-                {
-                    "id": "wyr-view",
-                    "type": "LinearGenomeView",
-                    "init": {
-                        "assembly": "wyr",
-                        "loc": contents.first,
-                        "tracks": ["wyr-sequences", "scores", "important"],
-                    },
-                }
-            ]
-            if contents.first
-            else [],
+    wiggle = {"type": "LinearWiggleDisplay", "displayId": "scores-LinearWiggleDisplay"}
+    tracks = [
+        {
+            "type": "QuantitativeTrack",
+            "trackId": "scores",
+            "name": "score",
+            "assemblyNames": ["wyr"],
+            "adapter": adapter,
+            "displays": [{**wiggle, "minScore": contents.low, "maxScore": 1}],
         },
+        {
+            "type": "FeatureTrack",
+            "trackId": "important",
+            "name": "important",
+            "assemblyNames": ["wyr"],
+            "adapter": bed,
+        },
+    ]
+    sequence = {"type": "ReferenceSequenceTrack", "trackId": "wyr-sequences", "adapter": fasta}
+    return {
+        "assemblies": [{"name": "wyr", "sequence": sequence}],
+        "tracks": tracks,
+        "defaultSession": {"name": "wyr explain", "views": _jbrowse_views(contents)},
     }
+
+
+def _jbrowse_views(contents: Contents) -> list[dict[str, object]]:
+    """The first window with all tracks, in words that JBrowse has had since its version 1."""
+    if not contents.listed:
+        return []
+    name, start, stop, *_ = contents.listed[0]
+    shown = {
+        "wyr-sequences": ("ReferenceSequenceTrack", "LinearReferenceSequenceDisplay"),
+        "scores": ("QuantitativeTrack", "LinearWiggleDisplay"),
+        "important": ("FeatureTrack", "LinearBasicDisplay"),
+    }
+    return [
+        {
+            "id": "wyr-view",
+            "type": "LinearGenomeView",
+            "offsetPx": 0,
+            "bpPerPx": max((stop - start) / 1000, 0.05),
+            "displayedRegions": [{"refName": name, "start": start, "end": stop, "assemblyName": "wyr"}],
+            "tracks": [
+                {
+                    "type": kind,
+                    "configuration": track,
+                    "displays": [{"type": display, "configuration": f"{track}-{display}"}],
+                }
+                for track, (kind, display) in shown.items()
+            ],
+        }
+    ]
 
 
 def _asset(name: str) -> str:

@@ -313,7 +313,7 @@ class BundleWriter:
         window: Window = explanation.window
         fields = [self._name, str(window.start), str(window.stop), safe_text(window.name)]
         for taxon, probability in zip(explanation.lineage, explanation.probabilities, strict=True):
-            fields += [safe_text(taxon), f"{probability:.6f}"]
+            fields += [safe_text(taxon), f"{probability:.4f}"]
         self._names.write("\t".join(fields) + "\n")
         if len(self.listed) < _MOST_LISTED:
             label = printable(explanation.label(self._rank) or "not sure", 80)

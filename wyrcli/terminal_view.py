@@ -136,31 +136,32 @@ def score_letters(explanation: Explanation) -> NDArray[np.float32]:
 
 
 def render_legend(
-    *, coloured: bool, signed: bool, threshold: float, target: str = "", against: str = ""
+    *, width: int, coloured: bool, signed: bool, threshold: float, target: str = "", against: str = ""
 ) -> list[Line]:
     """What the colours or strips mean; ``signed`` for a contrast of ``target`` and ``against``."""
-    towards = printable(target, 40) or "the answer"
-    lines: list[Line] = []
+    towards, other = printable(target, 30), printable(against, 30)
+    places = Piece("positions from 0, end not included", "soft")
     if coloured:
         levels = range(1 - LEVELS, LEVELS) if signed else range(LEVELS)
-        swatches = [
-            Piece(f" {level} ", "score", level, (abs(level) + 1) / LEVELS > threshold) for level in levels
-        ]
-        lines.append((Piece("tenths of the score ", "soft"), *swatches))
+        swatches = tuple(
+            Piece(f" {abs(level)} ", "score", level, (abs(level) + 1) / LEVELS > threshold)
+            for level in levels
+        )
+        lines: list[Line] = [(Piece("tenths of the score ", "soft"),), swatches]
+        if sum(len(piece.text) for line in lines for piece in line) <= width:
+            lines = [tuple(piece for line in lines for piece in line)]
         if signed:
-            lines.append((Piece(f"blue: for {towards}; orange: for {printable(against, 40)}", "soft"),))
-        lines.append((Piece(f"underlined: relevant chunk, score above {threshold:g}; ", "soft"), _PLACES))
-        return lines
-    lines.append((Piece("below the letters: tenths of their score, . below 0.1", "soft"),))
+            sides = [Piece(f"blue: for {towards}", "soft"), Piece(f"orange: for {other}", "soft")]
+            lines += _wrap(sides, width)
+        chunk = Piece(f"underlined: relevant chunk, beyond {threshold:g}", "soft")
+        return [*lines, *_wrap([chunk, places], width)]
+    words = [Piece("digits: tenths of the score", "soft")]
     if signed:
-        other = printable(against, 40)
-        lines.append((Piece(f"digits: for {towards}; letters a to i: for {other}, -0.1 to -0.9", "soft"),))
-    marks = "= (-) relevant chunk, above (below minus)" if signed else "= relevant chunk, score above"
-    lines.append((Piece(f"{marks} {threshold:g}; ", "soft"), _PLACES))
-    return lines
-
-
-_PLACES = Piece("positions from 0, end not included", "soft")
+        words.append(Piece(f"for {towards}", "soft"))
+        words.append(Piece(f"letters: a to i, -0.1 to -0.9, for {other}", "soft"))
+    marks = "= and -" if signed else "="
+    words.append(Piece(f"{marks}: relevant chunk, beyond {threshold:g}", "soft"))
+    return list(_wrap([*words, places], width))
 
 
 def render_read(
@@ -185,12 +186,23 @@ def render_read(
     share = float(in_chunk.mean()) if len(in_chunk) else 0.0
     place = f"{window.start:,}-{window.stop:,}"
     held = f"{counted(len(chunks), 'chunk')}, {share:.1%} of {len(in_chunk):,} {_UNITS[alphabet]}"
-    name = printable(window.name, max(16, width - len(place) - len(held) - 4))
+    name = Piece(printable(window.name, max(16, width)), "strong")
     return [
-        (Piece(name, "strong"), Piece(f"  {place}"), Piece(f"  {held}", "soft")),
+        *_wrap([name, Piece(place), Piece(held, "soft")], width),
         *_render_answers(explanation, ranks, width),
         *_render_letters(explanation, in_chunk, width, coloured),
     ]
+
+
+def _wrap(pieces: Sequence[Piece], width: int) -> Iterator[Line]:
+    """Pieces beside each other, or below where the line is full."""
+    line: list[Piece] = []
+    for piece in pieces:
+        if line and sum(_cells(p.text) for p in line) + 2 + _cells(piece.text) > width:
+            yield tuple(line)
+            line = []
+        line += [Piece("  "), piece] if line else [piece]
+    yield tuple(line)
 
 
 def _render_answers(explanation: Explanation, ranks: Sequence[str], width: int) -> Iterator[Line]:

@@ -54,12 +54,12 @@ async function start() {
   } else if (location.protocol === "file:") {
     help("This folder needs a web server", "Browsers let a page that was opened as a file load nothing. In this folder, run",
       "$ python3 serve.py", "and open the address that it prints.");
-  } else if (typeof igv === "undefined") {
+  } else if (typeof igv === "undefined" || !igv.createBrowser) {
     help("igv.js is not here yet", "Put its file igv.min.js beside this page; it is in the npm package igv, for instance",
       "$ npm pack igv && tar xzf igv-*.tgz && cp package/dist/igv.min.js .",
       "or make this folder again with --igv-js igv.min.js.");
   } else {
-    browser = await igv.createBrowser($("igv"), data.igv);
+    browser = await igv.createBrowser($("browser"), data.igv);
     const first = $("list").querySelector("button");
     if (first) first.setAttribute("aria-current", "true");
     document.documentElement.dataset.ready = "yes";

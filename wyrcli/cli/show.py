@@ -73,6 +73,7 @@ class TerminalView:
             target = explanation.target
             self._print(
                 render_legend(
+                    width=self.console.width,
                     coloured=self.coloured,
                     signed=target is not None and bool(target.against),
                     threshold=self._options["threshold"],
@@ -100,17 +101,17 @@ class TerminalView:
 
     def _print(self, lines: Iterable[Line]) -> None:
         text = draw_lines(lines, self.console if self.coloured else None, choose_palette(os.environ))
+        with self.console.capture() as captured:
+            self.console.print(text, soft_wrap=True, end="")
+        stream = self.console.file
+        encoding = getattr(stream, "encoding", None) or "utf-8"
         try:
-            with self.console.capture() as captured:
-                self.console.print(text, soft_wrap=True, end="")
-            encoding = sys.stdout.encoding or "utf-8"
-            sys.stdout.write(captured.get().encode(encoding, "replace").decode(encoding))
-            sys.stdout.flush()
+            stream.write(captured.get().encode(encoding, "replace").decode(encoding))
+            stream.flush()
         except BrokenPipeError:
             self._is_open = False
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # what is left in the buffer goes there
+            # What is still in the buffer goes nowhere, and not into an error at the end of the process.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def choose_palette(environment: os._Environ[str] | dict[str, str]) -> Palette:
