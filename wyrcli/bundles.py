@@ -12,18 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wyrcli.browser_files import Contents, write_descriptions
 from wyrcli.errors import WyrError, printable
 from wyrcli.explanation import Explanation, Window
 from wyrcli.outputs import TextOutput, check_new_directory, new_directory, open_output
 from wyrcli.result_tables import clean
+from wyrcli.score_tracks import ScoreSpool, read_spool, write_bedgraph, write_bigwig
 from wyrcli.writers import BedWriter, safe_text
 
 __all__ = ["BundleWriter", "SafeNames", "block_index", "check_bundle", "open_bundle"]
@@ -35,6 +34,7 @@ _MOST_LISTED = 2_000  # windows on the page
 _MOST_NAMES = 250_000  # that are remembered
 _LINE = 60  # letters per line of FASTA
 _TBI_BP = 1 << 29  # a .tbi index holds no position beyond
+_SPOOL = "scores.tmp"
 _STEP = 1 << 16  # letters of N at a time
 
 
@@ -132,56 +132,6 @@ class _SortedRows:
         self._rows = self._rows[len(ready) :]
 
 
-class _ScoreWriter:
-    """bedGraph of the masks of one record, by letter; where windows overlap, their mean."""
-
-    def __init__(self, handle: TextOutput) -> None:
-        self._handle = handle
-        self._name = ""
-        self._start = 0
-        self._sums: NDArray[np.float64] = np.zeros(0)
-        self._counts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        handle.write("#chrom\tstart\tend\tscore\n")
-
-    def begin(self, name: str) -> None:
-        self._name = name
-        self._start = 0
-
-    def add(self, explanation: Explanation) -> None:
-        start, stop = explanation.window.start, explanation.window.stop
-        self.flush(before=start)
-        if len(self._sums) == 0:
-            self._start = start
-        grown = stop - self._start - len(self._sums)
-        if grown > 0:
-            self._sums = np.concatenate([self._sums, np.zeros(grown)])
-            self._counts = np.concatenate([self._counts, np.zeros(grown, dtype=np.int64)])
-        for (first, last), value in zip(
-            (explanation.spans - self._start).tolist(), explanation.mask.tolist(), strict=True
-        ):
-            if value == value:
-                self._sums[first:last] += value
-                self._counts[first:last] += 1
-
-    def flush(self, before: float) -> None:
-        """Write the scores before a position, which no later window covers."""
-        n = int(min(max(before - self._start, 0), len(self._sums)))
-        if n == 0:
-            return
-        covered = self._counts[:n] > 0
-        means = np.round(self._sums[:n] / np.maximum(self._counts[:n], 1), 4)
-        means[~covered] = np.inf  # a run of its own, which is left out
-        edges = [0, *(np.flatnonzero(np.diff(means)) + 1).tolist(), n] if n > 1 else [0, n]
-        rows = [
-            f"{self._name}\t{self._start + first}\t{self._start + last}\t{means[first]:g}\n"
-            for first, last in pairwise(edges)
-            if covered[first]
-        ]
-        self._handle.write("".join(rows))
-        self._sums, self._counts = self._sums[n:], self._counts[n:]
-        self._start += n
-
-
 # ---------------------------------------------------------------- the folder
 
 
@@ -231,7 +181,10 @@ def open_bundle(
             def open_file(name: str) -> TextOutput:
                 return stack.enter_context(open_output(str(folder / name)))
 
-            writer = BundleWriter(open_file, ranks, rank=rank, threshold=threshold, min_length=min_length)
+            spool = stack.enter_context(open(folder / _SPOOL, "wb"))
+            writer = BundleWriter(
+                open_file, spool, ranks, rank=rank, threshold=threshold, min_length=min_length
+            )
             yield writer
             writer.finish()
         _index(folder, writer)
@@ -259,6 +212,7 @@ class BundleWriter:
     def __init__(
         self,
         open_file: Callable[[str], TextOutput],
+        spool: BinaryIO,
         ranks: Sequence[str],
         *,
         rank: str | None,
@@ -276,7 +230,7 @@ class BundleWriter:
         self._fasta = _FastaWriter(open_file("sequences.fa.gz"))
         self._rows = _SortedRows(open_file("important.bed.gz"))
         self._bed = BedWriter(self._rows, ranks, rank=rank, threshold=threshold, min_length=min_length)
-        self._scores = _ScoreWriter(open_file("scores.bedgraph.gz"))
+        self._scores = ScoreSpool(spool)
         self._names = open_file("names.tsv")
         columns = [column for r in ranks for column in (r, f"{r}_probability")]
         self._names.write("\t".join(["#name", "start", "end", "original_name", *columns]) + "\n")
@@ -335,13 +289,17 @@ def _index(folder: Path, writer: BundleWriter) -> None:
         fasta.with_name("sequences.fa.gz.fai").touch()
     fasta.with_name("sequences.fa.gz.gzi").write_bytes(block_index(fasta))
     lengths = _read_lengths(folder)
-    scores = folder / "scores.bedgraph.gz"
+    stretches = read_spool(folder / _SPOOL)
+    names = ["important.bed.gz"]
     if 0 < len(lengths) <= MOST_BIGWIG and find_spec("pyBigWig") is not None:
-        _write_bigwig(scores, folder / "scores.bw", lengths)
-        scores.unlink()
-    for name in ("important.bed.gz", scores.name):
-        if (folder / name).exists():
-            pysam.tabix_index(str(folder / name), preset="bed", force=True, csi=writer.longest > _TBI_BP)
+        write_bigwig(stretches, folder / "scores.bw", lengths)
+    else:
+        names.append("scores.bedgraph.gz")
+        with open_output(str(folder / "scores.bedgraph.gz")) as handle:
+            write_bedgraph(stretches, handle)
+    (folder / _SPOOL).unlink()
+    for name in names:
+        pysam.tabix_index(str(folder / name), preset="bed", force=True, csi=writer.longest > _TBI_BP)
 
 
 def block_index(path: Path) -> bytes:
@@ -367,24 +325,3 @@ def block_index(path: Path) -> bytes:
 def _read_lengths(folder: Path) -> list[tuple[str, int]]:
     text = (folder / "sequences.fa.gz.fai").read_text("utf-8")
     return [(row.split("\t")[0], int(row.split("\t")[1])) for row in text.splitlines()]
-
-
-def _write_bigwig(scores: Path, output: Path, lengths: list[tuple[str, int]]) -> None:
-    """A value for every base, as sequence-logo tracks want it."""
-    import pyBigWig
-    import pysam
-
-    handle: Any = pyBigWig.open(str(output), "w")
-    try:
-        handle.addHeader(lengths)
-        with pysam.BGZFile(str(scores), "r") as rows:  # type: ignore[call-arg]
-            for line in rows:
-                if line.startswith(b"#"):
-                    continue
-                name, start, stop, value = line.decode("ascii").split("\t")
-                n = int(stop) - int(start)
-                for first in range(0, n, _STEP):
-                    values = np.full(min(_STEP, n - first), float(value))
-                    handle.addEntries(name, int(start) + first, values=values, span=1, step=1)
-    finally:
-        handle.close()

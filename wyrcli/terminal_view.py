@@ -125,10 +125,12 @@ def score_letters(explanation: Explanation) -> NDArray[np.float32]:
     """The mask by letter of the window; NaN for letters that no site covers, as blanks between words."""
     window = explanation.window
     scores = np.full(window.stop - window.start, np.nan, dtype=np.float32)
-    for (start, stop), value in zip(
-        (explanation.spans - window.start).tolist(), explanation.mask, strict=True
-    ):
-        scores[start:stop] = value
+    lengths = explanation.spans[:, 1] - explanation.spans[:, 0]
+    # The place of each covered letter: its site's start, and how far it is behind it.
+    behind = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    scores[np.repeat(explanation.spans[:, 0] - window.start, lengths) + behind] = np.repeat(
+        explanation.mask, lengths
+    )
     return scores
 
 
