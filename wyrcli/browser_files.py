@@ -237,6 +237,7 @@ def index_page(contents: Contents) -> str:
     policy = re.sub(r"style-src [^;]*", "style-src 'unsafe-inline'", policy)
     policy = policy.replace("script-src", "script-src 'self'").replace("img-src data:", "img-src data: blob:")
     policy += "; connect-src 'self' data: blob:; font-src data:"
+    # No meta element "color-scheme": igv.js is made for light pages, and would take dark colours from it.
     content = {
         "title": clean(f"wyr explain: {contents.model}" if contents.model else "wyr explain"),
         "notice": clean(contents.notice),
@@ -250,7 +251,6 @@ def index_page(contents: Contents) -> str:
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 <title>wyr explain</title>
 <style>{style}</style>
