@@ -154,6 +154,9 @@ def test_who_is_not_sure_is_counted_apart() -> None:
     content = data_of(make(explain([0.9]), unsure))
     assert [row[0] for row in content["summary"][1]] == ["Nyavirus", "not sure"]
     assert content["windows"][1]["sure"] == [True, False]
+    for options, rows in (({}, 1), ({"rank": "genus"}, 0)):
+        (window,) = data_of(make(unsure, **options))["windows"]
+        assert len(window["chunks"]) == rows  # as many as the BED file has
 
 
 def test_contrast() -> None:

@@ -163,6 +163,10 @@ def test_answers() -> None:
     shown = text(render_read(found, RANKS, width=80, coloured=True))
     assert re.search(r"superkingdom +Viruses +75\.00%$", shown, re.MULTILINE)
     assert re.search(r"genus +Nyavirus +50\.00%  not sure$", shown, re.MULTILINE)
+    unsure = replace(explain([0.9]), sure=(True, False))
+    for rank, chunks in ((None, "1 chunk"), (0, "1 chunk"), (1, "0 chunks")):
+        lines = render_read(unsure, RANKS, width=80, coloured=True, rank=rank)
+        assert chunks in text(lines) and any(p.chunk for line in lines for p in line) == (chunks == "1 chunk")
     assert re.search(r"target +Ebolavirus against Nyavirus +2\.00%$", shown, re.MULTILINE)
 
 

@@ -156,6 +156,7 @@ class ReadsPage:
         self._ranks = ranks
         self._limit = limit
         self._rank = rank
+        self._rank_number = None if rank is None else list(ranks).index(rank)
         self._threshold = threshold
         self._min_length = min_length
         self._alphabet = alphabet
@@ -174,7 +175,9 @@ class ReadsPage:
     def add(self, explanation: Explanation) -> None:
         """Count one window, and keep it if there is room."""
         window = explanation.window
-        chunks = explanation.chunks(self._threshold, self._min_length)
+        # Where the model is not sure there are no relevant chunks, as there are no rows in tables.
+        answered = explanation.label(self._rank_number) is not None
+        chunks = explanation.chunks(self._threshold, self._min_length) if answered else []
         length = window.stop - window.start
         important = sum(chunk.stop - chunk.start for chunk in chunks)
         share = important / length if length else 0.0

@@ -174,14 +174,18 @@ def render_read(
     coloured: bool,
     threshold: float = 0.5,
     min_length: int = 1,
+    rank: int | None = None,
     alphabet: str = "dna",
 ) -> list[Line]:
     """The name, the answer by rank and the letters of one window, in lines of at most ``width`` cells.
 
-    Widths below some 30 cells are exceeded: names of ranks and positions need room.
+    ``rank``: whose masks are explained; None is all together.  Where the model is not sure of it, there are
+    no relevant chunks, as there are no rows in tables.  Widths below some 30 cells are exceeded: names of
+    ranks and positions need room.
     """
     window = explanation.window
-    chunks = explanation.chunks(threshold, min_length)
+    answered = explanation.label(rank) is not None
+    chunks = explanation.chunks(threshold, min_length) if answered else []
     in_chunk = np.zeros(window.stop - window.start, dtype=bool)
     for chunk in chunks:
         in_chunk[chunk.start - window.start : chunk.stop - window.start] = True

@@ -47,6 +47,7 @@ class TerminalView:
         limit: int,
         threshold: float,
         min_length: int,
+        rank: int | None = None,
         alphabet: str = "dna",
         console: Console | None = None,
     ) -> None:
@@ -56,6 +57,7 @@ class TerminalView:
         self._limit = limit
         self._options = {"threshold": threshold, "min_length": min_length}
         self._alphabet = alphabet
+        self._rank = rank
         self._seen = 0
         self._is_open = True
 
@@ -88,6 +90,7 @@ class TerminalView:
             coloured=self.coloured,
             threshold=self._options["threshold"],
             min_length=int(self._options["min_length"]),
+            rank=self._rank,
             alphabet=self._alphabet,
         )
         self._print([(), *lines])

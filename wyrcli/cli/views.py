@@ -91,7 +91,12 @@ class Views:
         self._terminal = self._page = self._bundle = None
         if options.show:
             self._terminal = TerminalView(
-                ranks, limit=options.show_limit, threshold=threshold, min_length=min_length, alphabet=alphabet
+                ranks,
+                limit=options.show_limit,
+                threshold=threshold,
+                min_length=min_length,
+                rank=None if rank is None else ranks.index(rank),
+                alphabet=alphabet,
             )
         if options.html is not None:
             self._html = stack.enter_context(open_output(options.html))
