@@ -127,6 +127,7 @@ FLOORS = (
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
         *("result_tables", "figures", "pages", "keeping", "study", "study_page"),
+        *("terminal_view", "reads_page", "browser_files", "score_tracks", "bundles"),
     ),
     ("cli", "__main__"),
 )

@@ -18,7 +18,7 @@ from wyrcli.result_tables import Cell, Column, Table
 HOSTILE = (
     "</title></style></script><script>alert(1)</script>\"'><img src=http://e.vil onerror=x>\x1b\u202e\x00&lt;"
 )
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 
 
 class Reader(HTMLParser):

@@ -21,7 +21,16 @@ from wyrcli.result_tables import Table, clean, slug
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Section", "Verdict", "Verdicts", "page_text", "write_page"]
+__all__ = [
+    "STYLE",
+    "Picture",
+    "Section",
+    "Verdict",
+    "Verdicts",
+    "content_policy",
+    "page_text",
+    "write_page",
+]
 
 
 class Verdict(NamedTuple):
@@ -80,12 +89,12 @@ def page_text(title: str, sections: Sequence[Section]) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_policy()}">
+<meta http-equiv="Content-Security-Policy" content="{content_policy(_SCRIPT, STYLE)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 <title>{_safe(title)}</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <header><h1>{_safe(title)}</h1>
@@ -186,17 +195,19 @@ def _picture(picture: Picture) -> str:
     )
 
 
-def _policy() -> str:
+def content_policy(script: str, style: str) -> str:
+    """A Content-Security-Policy under which nothing but this script and this style runs or is applied."""
+
     def digest(text: str) -> str:
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
     return (
-        f"default-src 'none'; img-src data:; script-src 'sha256-{digest(_SCRIPT)}'; "
-        f"style-src 'sha256-{digest(_STYLE)}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; script-src 'sha256-{digest(script)}'; "
+        f"style-src 'sha256-{digest(style)}'; base-uri 'none'; form-action 'none'"
     )
 
 
-_STYLE = """
+STYLE = """
 :root {
   color-scheme: light dark;
   --paper: #ffffff; --ink: #202124; --soft: #5f6368; --line: #dadce0; --wash: #f6f7f9; --link: #0b57a4;

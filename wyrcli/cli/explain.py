@@ -47,6 +47,7 @@ from wyrcli.cli.options import (
     Threads,
     set_threads,
 )
+from wyrcli.cli.views import Bundle, Html, HtmlLimit, IgvJs, Show, ShowLimit, ViewOptions, Views
 
 if TYPE_CHECKING:
     from wyrcli.results import ResultCounts
@@ -74,7 +75,7 @@ def explain(
             "(important chunks), .bedgraph and .bw (scores), .tsv (a row per token), .parquet, .jsonl, .npz "
             "(for motif tools), .bam (tags).  Text with .gz is BGZF.  - is stdout.",
             metavar="FILE",
-            show_default="-",
+            show_default="-; nothing with --show",
         ),
     ] = None,
     format: Annotated[
@@ -131,6 +132,12 @@ def explain(
             show_default=False,
         ),
     ] = None,
+    show: Show = False,
+    show_limit: ShowLimit = 20,
+    html: Html = None,
+    html_limit: HtmlLimit = 500,
+    browser_bundle: Bundle = None,
+    igv_js: IgvJs = None,
     model: Model = None,
     explainer: ExplainerOption = ExplainerKind.state,
     operator: OperatorOption = Operator.gate,
@@ -185,6 +192,7 @@ def explain(
     from wyrcli.results import Requests, open_results
     from wyrcli.stitching import group
 
+    view_options = ViewOptions(show, show_limit, html, html_limit, browser_bundle, igv_js)
     options = input_options(
         inputs,
         paired=paired,
@@ -197,7 +205,7 @@ def explain(
     )
     files = [*inputs, *options.files()]
     requests = Requests(
-        outputs=output or ["-"],
+        outputs=output or ([] if show else ["-"]),  # whoever only wants to look needs no file
         format=format,
         tokens=tokens,
         predictions=predictions,
@@ -209,10 +217,11 @@ def explain(
         safe_names=safe_names,
     )
     outputs.check_inputs(files)
-    outputs.check_outputs([*requests.named(), json], files)
+    view_options.check([*requests.named(), json])
+    outputs.check_outputs([*requests.named(), json, html], files)
     try:
         requests.track_formats()
-        outputs.check_outputs([*requests.paths(), json], files)
+        outputs.check_outputs([*requests.paths(), json, html], files)
     except UnknownFormatError as error:
         raise typer.BadParameter(str(error)) from None
     used_threads = set_threads(threads)
@@ -255,6 +264,9 @@ def explain(
     with ExitStack() as stack:
         results = stack.enter_context(open_results(requests, settings))
         report = stack.enter_context(outputs.open_output(json)) if json is not None else None
+        views = Views(
+            view_options, stack, checkpoint, trained, rank=rank, threshold=threshold, min_length=min_length
+        )
         explanations = run(
             open_windows(
                 inputs,
@@ -275,18 +287,26 @@ def explain(
             threshold=threshold,
         )
         stack.enter_context(closing(explanations))  # its reading thread ends before the outputs do
-        advance = stack.enter_context(progress("windows explained", quiet=quiet))
+        advance = None
+        done = 0
         agreement = Agreement()
         for members in group(explanations, question.size):
             for explanation in members:
                 results.write(explanation)
+                views.write(explanation)
                 if explanation.agreement is not None:
                     agreement.add(explanation.agreement)
-            advance()
+            done += 1
+            if advance is not None:
+                advance()
+            elif not views.is_drawing:
+                advance = stack.enter_context(progress("windows explained", quiet=quiet))
+                advance(done)
         results.finish()
         written = results.counts
         if written.windows != counts.windows or not counts.accounted():
             raise RuntimeError(f"{counts.as_dict()} went in, but {written.windows} windows came out")
+        views.finish(inputs, counts)
         if report is not None:
             content = run_report(
                 sys.argv,
