@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wyrcli.dataset import (
+from wyrcli.dataset import LabelledWindows, (
     FILES,
     SPLITS,
     Dataset,
@@ -357,3 +357,25 @@ def test_labels_in_the_numbers_of_a_model(dataset: Path) -> None:
         opened.split_for("train", Taxonomy(("phylum", "genus"), (("P1", "P2"), ("G1", "G2"))))
     with pytest.raises(InputError, match="ranks"):
         opened.split_for("train", Taxonomy(("genus",), (("G1", "G2", "G3"),)))
+
+
+@pytest.mark.parametrize(
+    ("n", "members"),
+    [
+        (3, [1, 1, 1]),
+        (6, [2, 2, 2]),
+        (24, [11, 10, 3]),
+        (50, [37, 10, 3]),
+        (113, [100, 10, 3]),
+        (999, [100, 10, 3]),
+    ],
+)
+def test_an_even_sample(n: int, members: list[int]) -> None:
+    """Of each class equally many, or all; in their old order, the same for a seed."""
+    labels = np.array([[0, 0]] * 100 + [[0, 1]] * 10 + [[1, 2]] * 3, dtype=np.int32)
+    windows = LabelledWindows([str(i) for i in range(113)], labels, lambda: pytest.fail("no places needed"))
+    sample = windows.sample_evenly(n, seed=1)
+    assert np.bincount(sample.labels[:, 1]).tolist() == members
+    numbers = [int(text) for text in sample.sequences]
+    assert numbers == sorted(numbers) and len(set(numbers)) == len(numbers)
+    assert list(windows.sample_evenly(n, seed=1).sequences) == list(sample.sequences)
