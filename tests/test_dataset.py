@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wyrcli.dataset import LabelledWindows, (
+from wyrcli.dataset import (
     FILES,
     SPLITS,
     Dataset,
     DatasetWriter,
+    LabelledWindows,
     StringColumn,
     WindowBlock,
     read_windows,
