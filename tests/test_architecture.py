@@ -115,7 +115,7 @@ FLOORS = (
     (
         *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
         *("streams", "genbank", "bertax", "sources", "documents"),
-        *("salvage", "alignments", "reads", "regions"),
+        *("salvage", "alignments", "reads", "regions", "annotations", "features"),
         *("packing", "splitting", "windowing", "grouping", "dataset", "preparation", "inspection"),
     ),
     ("model",),
@@ -123,7 +123,7 @@ FLOORS = (
         *("checkpoint", "inputs", "inference", "evaluation", "report"),
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
-        *("result_tables", "figures", "pages", "keeping", "study", "study_page"),
+        *("enrichment", "result_tables", "figures", "pages", "keeping", "study", "study_page"),
     ),
     ("cli", "__main__"),
 )
