@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from wyrcli import __version__
@@ -32,6 +31,7 @@ from wyrcli.cli.options import (
 from wyrcli.errors import InputError, WyrError, counted
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from wyrcli.checkpoint import Checkpoint
@@ -119,6 +119,8 @@ def enrichment(
 
     Example:  wyr enrichment --data dataset -f genomes.gbff --types CDS,rRNA,tRNA
     """
+    import numpy as np
+
     from wyrcli import outputs
     from wyrcli.annotations import describe_unknown, read_annotations
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
@@ -244,6 +246,8 @@ class _Sequences:
 
 def _read_sequences(inputs: Sequence[str], checkpoint: Checkpoint) -> Iterator[EvaluatedWindows]:
     """Windows block by block, and a word on records that have none."""
+    import numpy as np
+
     from wyrcli.inputs import new_counts, open_windows
 
     counts: RecordCounts = new_counts(checkpoint.alphabet)
