@@ -8,6 +8,7 @@ colour by their order: the first is the one that the reader cares about.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ __all__ = [
     "draw_bars",
     "draw_chunks",
     "draw_constant_masks",
+    "draw_folds",
     "draw_mask_values",
     "draw_masks_by_position",
     "draw_perturbation",
@@ -500,6 +502,44 @@ def draw_bars(scores: Mapping[str, Mapping[str, Cell]]) -> Figure:
         axes.margins(x=0.22)  # for the numbers
         axes.locator_params(axis="x", nbins=4)
         axes.grid(axis="x")
+    return figure
+
+
+@_styled
+def draw_folds(folds: Mapping[str, Mapping[str, Cell]]) -> Figure:
+    """Ratios with 95 % intervals as log2, about 0: a panel per title, a row per name.
+
+    What is 0, infinite or not measured has a dash for a dot; of an interval from 0, the part above 1/64 of
+    the ratio is drawn.  Raises ValueError for a value that is text.
+    """
+    names = list(dict.fromkeys(name for panel in folds.values() for name in panel))
+    n_columns = min(len(folds), 3)
+    n_rows = -(-len(folds) // n_columns)
+    shared: dict[str, Any] = {"sharey": True, "sharex": True}
+    figure, panels = _new_figure(0.5 + n_rows * (0.6 + 0.24 * len(names)), n_rows, n_columns, **shared)
+    for axes in panels[len(folds) :]:
+        axes.set_visible(False)
+    for axes, (title, cells) in zip(panels, folds.items(), strict=False):
+        for row, name in enumerate(names):
+            value, low, high = (own := cells.get(name, Cell(None))).value, own.low, own.high
+            if isinstance(value, str):
+                raise ValueError(f"'{name}' has a text for a ratio")
+            if value is None or not 0 < value < math.inf:
+                place = axes.get_yaxis_transform()
+                axes.text(0.02, row, "–", transform=place, va="center", color=_GREY)  # noqa: RUF001
+                continue
+            if low is not None and high is not None:
+                ends = [math.log2(max(low, value / 64)), math.log2(high)]
+                axes.plot(ends, [row, row], color=_COLOURS[0], lw=1.4)
+            axes.plot(math.log2(value), row, "o", ms=4.5, color=_COLOURS[0])
+        axes.axvline(0, color=_GREY, lw=0.8)
+        axes.set(title=clean(title), yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6))
+        axes.set_yticklabels([clean(name) for name in names])
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelbottom=True)  # of the upper row too: below it may be nothing
+        axes.locator_params(axis="x", nbins=5)
+        axes.grid(axis="x")
+    figure.supxlabel("log2 of the fold over shifted masks", fontsize=9)
     return figure
 
 

@@ -13,7 +13,7 @@ from wyrcli.labels import genome_in_name
 from wyrcli.sequences import DamagedError
 from wyrcli.streams import buffered
 
-__all__ = ["GenBankRecord", "read_genbank"]
+__all__ = ["AnnotatedRecord", "GenBankRecord", "read_features", "read_genbank"]
 
 _MALFORMED_LOCUS = "(?:Attempting to parse )?malformed locus line"  # upper and lower case are the same
 _NO_LENGTH = re.compile(r"(LOCUS +\S+) (?:bp|aa) ")
@@ -68,6 +68,49 @@ def read_genbank(path: str, pieces: Iterator[bytes], *, asks_taxids: bool) -> It
         yield GenBankRecord(record.id, sequence, taxid, _genome_of(record))
 
 
+class AnnotatedRecord(NamedTuple):
+    """A record's name (accession and version) and its features: type, start and stop, 0-based half-open.
+
+    The parts of a joined location (exons) are features of their own.  ``unplaced``: features that have no
+    part on this record, or a location that Biopython cannot read.
+    """
+
+    name: str
+    features: list[tuple[str, int, int]]
+    unplaced: int
+
+
+def read_features(path: str, pieces: Iterator[bytes]) -> Iterator[AnnotatedRecord]:
+    """The features of each record of a text, all types; ``path`` is for errors.
+
+    Raises InputError for what is no GenBank record.  An odd location costs that feature alone.
+    """
+    from Bio import BiopythonWarning, SeqIO
+
+    lines = _Lines(path, io.TextIOWrapper(buffered(pieces), encoding="latin-1"), all_features=True)
+    parse: Any = SeqIO.parse
+    records = parse(lines, "genbank")
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", BiopythonWarning)
+                record = next(records, None)
+        except (InputError, DamagedError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            what = printable(" ".join(str(error).split()), limit=200)
+            raise lines.error(f"not a GenBank record: {what}") from None
+        if record is None:
+            return
+        features, unplaced = [], 0
+        for feature in record.features:
+            parts = [] if feature.location is None else feature.location.parts
+            places = [(int(part.start), int(part.end)) for part in parts if part.ref is None]
+            unplaced += not places
+            features += [(feature.type, start, stop) for start, stop in places]
+        yield AnnotatedRecord(record.id, features, unplaced)
+
+
 def _taxid_of(record: Any) -> int | None:
     """The taxid in the source features of a Biopython record.  Raises ValueError if there are several."""
     xrefs = (x for f in record.features if f.type == "source" for x in f.qualifiers.get("db_xref", ()))
@@ -96,13 +139,14 @@ class _Lines:
     """The lines of a GenBank file for Biopython; what it would pass over in silence is refused.
 
     Refused (InputError): text between records, a record without ``//`` at its end.
-    Taken away: features other than ``source``.  Nobody asks for them, and a gene with an odd location is
-    no reason to refuse a genome.
+    Taken away, unless ``all_features``: features other than ``source``.  Who wants sequences does not ask for
+    them, and a gene with an odd location is no reason to refuse a genome.
     ``number`` and ``name`` are those of the record that began last; the number counts **from 1**.
     """
 
-    def __init__(self, path: str, text: TextIO) -> None:
+    def __init__(self, path: str, text: TextIO, *, all_features: bool = False) -> None:
         self._path = path
+        self._all_features = all_features
         self._lines = iter(text)
         self._line = 0
         self._in_record = False
@@ -155,4 +199,4 @@ class _Lines:
             if line.startswith("VERSION "):
                 self.name = line.split()[1] if len(line.split()) > 1 else self.name
         elif self._in_features and line[5:6].strip():
-            self._keep = line[5:21].strip() == "source"
+            self._keep = self._all_features or line[5:21].strip() == "source"

@@ -17,7 +17,16 @@ from typing import Annotated
 import typer
 
 from wyrcli import __version__
-from wyrcli.cli import evaluate, explain, finetune, import_model, prepare, simulate, train_explainer
+from wyrcli.cli import (
+    enrichment,
+    evaluate,
+    explain,
+    finetune,
+    import_model,
+    prepare,
+    simulate,
+    train_explainer,
+)
 from wyrcli.cli.console import complain, say
 from wyrcli.errors import Interrupted, WyrError
 
@@ -34,6 +43,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "explain": explain.explain,
     "evaluate": evaluate.evaluate,
+    "enrichment": enrichment.enrichment,
     "simulate": simulate.simulate,
     "prepare": prepare.prepare,
     "finetune": finetune.finetune,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from wyrcli.result_tables import Table
     from wyrcli.study import Study
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "read_evaluated", "show_tables"]
 
 
 def evaluate(
@@ -175,7 +175,7 @@ def evaluate(
     dtype = choose_precision(precision, where)
     checkpoint = load_checkpoint(model or default_model())
     ranks = checkpoint.taxonomy.ranks
-    windows = _read(checkpoint, data, split)
+    windows = read_evaluated(checkpoint, data, split)
     if reads:
         windows = windows.sample(reads, seed)
     if checkpoint.notice:
@@ -276,7 +276,7 @@ def evaluate(
             }
             files["json"].write(outputs.json_text(content))
     if "-" not in (tsv, json, markdown, latex, html):
-        _show(list(tables.values()))
+        show_tables(list(tables.values()))
     checks = [] if found is None else found.audits.get(first.name, [])
     failed = [check.name for check in checks if check.verdict == "fail"]
     if strict and failed:
@@ -363,7 +363,7 @@ def _choose_peers(names: str) -> list[str]:
     return chosen
 
 
-def _read(checkpoint: Checkpoint, data: Path | None, split: str) -> LabelledWindows:
+def read_evaluated(checkpoint: Checkpoint, data: Path | None, split: str) -> LabelledWindows:
     """The windows to evaluate on."""
     from wyrcli.alphabets import ALPHABETS
     from wyrcli.dataset import Dataset, read_windows
@@ -380,12 +380,12 @@ def _read(checkpoint: Checkpoint, data: Path | None, split: str) -> LabelledWind
     return read_windows(heldout, checkpoint.taxonomy, ALPHABETS[checkpoint.alphabet].name)
 
 
-def _show(tables: Sequence[Table]) -> None:
-    """To standard output: with colours on a terminal, plain elsewhere."""
+def show_tables(tables: Sequence[Table], width: int = 120) -> None:
+    """To standard output: with colours on a terminal, plain elsewhere, ``width`` letters wide."""
     from wyrcli.result_tables import render
 
     if not sys.stdout.isatty():
-        typer.echo(render(tables, "text", width=120), nl=False)
+        typer.echo(render(tables, "text", width=width), nl=False)
         return
     from rich.console import Console
 
