@@ -217,9 +217,9 @@ def cut_at_random(sequence: str, shortest: int, size: float, place: float) -> st
     Parameters
     ----------
     shortest: length of the shortest pieces; a window that is not longer stays whole.
-    size: in [0, 1), which of some lengths, whose logarithms lie equally far apart, from ``shortest`` to that of
-        the window without a few bases, which are left out so that its frame changes too.  One number for a
-        whole step leaves nothing to be padded.
+    size: in [0, 1), which of some lengths, whose logarithms lie equally far apart, from ``shortest`` to that
+        of the window without a few bases, which are left out so that its frame changes too.  One number for
+        a whole step leaves nothing to be padded.
     place: in [0, 1), where the piece begins.
     """
     if len(sequence) <= shortest:
