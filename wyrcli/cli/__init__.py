@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from wyrcli import __version__
-from wyrcli.cli import evaluate, explain, finetune, import_model, prepare, simulate, train_explainer
+from wyrcli.cli import evaluate, explain, finetune, import_model, models, prepare, simulate, train_explainer
 from wyrcli.cli.console import complain, say
 from wyrcli.errors import Interrupted, WyrError
 
@@ -39,6 +39,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "finetune": finetune.finetune,
     "train-explainer": train_explainer.train_explainer,
     "import": import_model.import_model,
+    "models": models.models,
 }
 for _name, _command in _COMMANDS.items():
     # The lines of a docstring are as long as the code's: --help would break them a second time.
