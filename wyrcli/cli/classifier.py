@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +17,14 @@ from wyrcli.cli.options import Precision, set_threads
 from wyrcli.errors import CheckpointError, InputError, WyrError
 
 if TYPE_CHECKING:
+    from wyrcli.calibration import Fit, Threshold
     from wyrcli.checkpoint import Checkpoint
     from wyrcli.classification import Answers, Assessment, Calibration, Degradation
     from wyrcli.dataset import LabelledWindows
     from wyrcli.examination import Subject
     from wyrcli.outputs import TextOutput
     from wyrcli.result_tables import Table
+    from wyrcli.taxonomy import Taxonomy
 
 __all__ = [
     "Calibrate",
@@ -354,12 +357,8 @@ def _as_json(
             "target_precision": plan.target_precision if calibration.chosen else None,
             "temperature": dict(zip(taxonomy.ranks, calibration.temperatures, strict=True)),
             "abstain": dict(zip(taxonomy.ranks, calibration.thresholds, strict=True)),
-            "fits": {
-                rank: fit._asdict() for rank, fit in zip(taxonomy.ranks, calibration.fits, strict=False)
-            },
-            "chosen": {
-                rank: own._asdict() for rank, own in zip(taxonomy.ranks, calibration.chosen, strict=False)
-            },
+            "fits": _by_rank(taxonomy, calibration.fits),
+            "chosen": _by_rank(taxonomy, calibration.chosen),
             "windows": calibration.windows,
             "genomes": calibration.groups,
         },
@@ -370,4 +369,15 @@ def _as_json(
             "taxa": list(taxonomy.taxa[rank]),
             "matrix": confusion(result.tested, rank, taxonomy.sizes[rank]).tolist(),
         },
+    }
+
+
+def _by_rank(taxonomy: Taxonomy, found: Sequence[Fit | Threshold]) -> dict[str, dict[str, Any]]:
+    """For JSON, which has no NaN."""
+    return {
+        rank: {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in own._asdict().items()
+        }
+        for rank, own in zip(taxonomy.ranks, found, strict=False)
     }
