@@ -325,7 +325,8 @@ class Assessment:
 
     ``tested``: answers to the windows that it is judged by;  ``others``: to datasets whose taxa it need not
     know, by name;  ``lengths``, ``errors``: to shortened, longer and erroneous reads;  ``validation``: to
-    the windows that calibration rests on;  ``degradation``: what was done to reads.
+    the windows that calibration rests on;  ``degradation``: what was done to reads;  ``name``:
+    of the windows that it is judged by.
     """
 
     calibration: Calibration
@@ -335,6 +336,7 @@ class Assessment:
     errors: Sequence[Condition] = ()
     validation: Answers | None = None
     degradation: Degradation = _NO_CHANGE
+    name: str = "test"
 
     def answered(self, answers: Answers) -> NDArray[np.bool_]:
         """(N, R), whether the classifier is sure enough to name a taxon."""
@@ -352,6 +354,7 @@ def assess(
     window_bp: int = 0,
     validation: Answers | None = None,
     unit: str = "bp",
+    name: str = "test",
     on_batch: OnBatch = lambda done: None,
 ) -> Assessment:
     """Ask the classifier everything.
@@ -391,7 +394,7 @@ def assess(
             return (add_errors(windows.sequences[i], rate, degradation.mix, (subject.seed, i)),)
 
         errors.append(Condition(f"{100 * rate:g} %", rate, put(err, windows, every) if rate else tested))
-    return Assessment(calibration, tested, found, lengths, errors, validation, degradation)
+    return Assessment(calibration, tested, found, lengths, errors, validation, degradation, name)
 
 
 def _change_lengths(

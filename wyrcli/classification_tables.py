@@ -119,7 +119,7 @@ def _accuracy_table(found: Assessment, taxonomy: Taxonomy, seed: int) -> Table:
     ]
     rows: list[Row] = []
     groups = []
-    for name, answers in (("test", found.tested), *found.others.items()):
+    for name, answers in ((found.name, found.tested), *found.others.items()):
         for rank, own in zip(taxonomy.ranks, score(answers, seed), strict=True):
             rows.append(
                 [rank, _balanced(own), _plain(own), own.windows, own.groups, own.classes, own.unknown]
@@ -272,8 +272,9 @@ def _calibration_table(found: Assessment, taxonomy: Taxonomy) -> Table:
         Column("nll_after", "after", "number"),
     ]
     notes = [
-        f"Temperatures: {found.calibration.source}. Before and after them, on the test windows. Calibration "
-        f"error: mean distance between probability and share of right answers over {BINS} bins."
+        f"Temperatures: {found.calibration.source}. Before and after them, on the windows of "
+        f"{found.name}. Calibration error: mean distance between probability and share of right answers "
+        f"over {BINS} bins."
     ]
     for rank, fit in zip(taxonomy.ranks, found.calibration.fits, strict=False):
         if fit.used != fit.best:
@@ -307,7 +308,7 @@ def _answers_table(found: Assessment, taxonomy: Taxonomy, seed: int) -> Table:
     ]
     rows: list[Row] = []
     groups = []
-    sets = [("test", found.tested), *found.others.items()]
+    sets = [(found.name, found.tested), *found.others.items()]
     if found.validation is not None:
         sets.insert(0, ("validation, where the thresholds were chosen", found.validation))
     for name, answers in sets:

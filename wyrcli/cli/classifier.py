@@ -175,6 +175,7 @@ def evaluate_classifier(plan: Plan, machine: Machine, files: Mapping[str, str | 
                 window_bp=checkpoint.window_bp,
                 validation=validation,
                 unit=ALPHABETS[checkpoint.alphabet].unit,
+                name="kept aside" if plan.data is None else plan.split,
                 on_batch=advance,
             )
         tables = build_tables(result, checkpoint.taxonomy, machine.seed)
