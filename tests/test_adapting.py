@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy import LAYERS, TAXONOMY, TOKENIZER, backbone, labelled, randomise
 
-from wyrcli.adapting import add_lora, freeze_layers, merge_lora
+from wyrcli.adapting import add_lora, deepen, freeze_layers, merge_lora
 from wyrcli.distribution import World
 from wyrcli.engine import TrainingOptions
 from wyrcli.errors import WyrError
@@ -54,6 +54,23 @@ def test_more_layers_than_there_are() -> None:
     assert all(p.requires_grad for p in model.parameters())
     with pytest.raises(WyrError, match="no layers"):
         freeze_layers(torch.nn.Linear(2, 2), 1)
+
+
+def test_new_layers_do_nothing_at_first() -> None:
+    """The answers are those of the shallow network; then the new layers learn."""
+    model = fresh()
+    batch = TOKENIZER.batch(list(DATA.sequences))
+    before = model.eval()(batch)
+    deepen(model, LAYERS + 2)
+    torch.testing.assert_close(model.eval()(batch), before)
+    assert model.n_states == len(model.classify(batch).states) == LAYERS + 3
+    assert model.backbone.config.num_hidden_layers == LAYERS + 2
+    moved = train(model)
+    assert f"backbone.encoder.layer.{LAYERS + 1}.output.dense.weight" in moved
+    with pytest.raises(WyrError, match=f"has {LAYERS + 2} layers"):
+        deepen(model, LAYERS)
+    with pytest.raises(WyrError, match="Nucleotide Transformer"):
+        deepen(torch.nn.Linear(2, 2), 3)
 
 
 def test_lora_trains_little_and_merges_without_a_trace() -> None:

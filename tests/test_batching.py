@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from toy import MIXED, TOKENIZER, Labelled, labelled
 
-from wyrcli.batching import Piece, Plan, cut_pieces, turn_round
+from wyrcli.batching import Piece, Plan, balance, cut_at_random, cut_pieces, turn_round
 from wyrcli.errors import InputError
 from wyrcli.packing import LazyStrings
 
@@ -233,3 +233,63 @@ def test_windows_are_read_one_by_one() -> None:
     data = Labelled(Counted(), np.broadcast_to(np.zeros(1, np.int64), (10**9, 2)))
     ((piece,),) = cut_pieces(data, TOKENIZER, Few(10, 2, 0), steps=range(1))
     assert len(piece.batch) == 2 and Counted.asked == 2
+
+
+# ---------------------------------------------------------------- balance and cuts
+
+
+def test_balanced_draws() -> None:
+    """Each class of the first rank as often, and within it each of the last; the same for a seed."""
+    labels = np.array([[0, 0]] * 90 + [[0, 1]] * 9 + [[1, 2]] * 1)
+    weights = balance(labels)
+    assert weights.sum() == pytest.approx(1)
+    plan, again = (Plan(100, 10, 3, weights=weights) for _ in range(2))
+    rows = np.concatenate([plan.rows(step) for step in range(400)])
+    assert (rows == np.concatenate([again.rows(step) for step in range(400)])).all()
+    shares = np.bincount(labels[rows, 1]) / len(rows)
+    np.testing.assert_allclose(shares, [0.25, 0.25, 0.5], atol=0.04)
+    within = np.bincount(rows, minlength=100)[:90]
+    assert (within > 0).all() and within.std() < 2 * within.mean() ** 0.5
+
+
+@given(
+    length=st.integers(0, 200),
+    shortest=st.integers(1, 120),
+    size=st.floats(0, 1, exclude_max=True),
+    place=st.floats(0, 1, exclude_max=True),
+)
+def test_a_cut_is_a_piece(length: int, shortest: int, size: float, place: float) -> None:
+    """Of the window, as long as asked for, but for the few bases by which the frame is shifted."""
+    text = "".join(np.random.default_rng(length).choice(list("ACGT"), length))
+    piece = cut_at_random(text, shortest, size, place)
+    assert piece in text
+    if length <= shortest:
+        assert piece == text
+    else:
+        assert shortest <= len(piece) <= length
+
+
+def test_cuts_reach_all_lengths_and_frames() -> None:
+    """Lengths from the shortest to the window's, short ones as often as long ones; all places modulo k."""
+    text = "".join(np.random.default_rng(0).choice(list("ACGT"), 1500))
+    draws = np.random.default_rng(1).random((4000, 2))
+    pieces = [cut_at_random(text, 150, size, place) for size, place in draws]
+    lengths = np.array([len(piece) for piece in pieces])
+    assert len(set(lengths.tolist())) == 8 and lengths.min() == 150 and lengths.max() == 1495
+    assert 0.45 < (lengths < (150 * 1500) ** 0.5).mean() < 0.55
+    starts = {text.find(piece) % 6 for piece in pieces if len(piece) > 1400}
+    assert starts == set(range(6))
+
+
+def test_windows_of_a_step_are_cut_to_one_length() -> None:
+    """Nothing is padded, and a step is the same in one piece and in three."""
+    data = Labelled(["ACGTAC" * 40] * 12, np.zeros((12, 2), dtype=np.int64))
+    plan = Plan(12, 12, 0)
+    for step in range(5):
+        (whole,), parts = (
+            next(cut_pieces(data, TOKENIZER, plan, steps=range(step, step + 1), shortest=30, accumulate=n))
+            for n in (1, 3)
+        )
+        texts = texts_of(whole)
+        assert len({len(text) for text in texts}) == 1
+        assert sorted(texts) == sorted(text for part in parts for text in texts_of(part))

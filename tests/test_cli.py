@@ -700,7 +700,7 @@ def test_a_killed_finetune_goes_on(
     output, folder = tmp_path / "model", tmp_path / "model.run"
     command = [str(a) for a in finetune_command(dataset, config, output, "--save-minutes", "0")]
     with subprocess.Popen([sys.executable, "-m", "wyrcli", *command], stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not list(folder.glob("last-0000000[3-9]")) and time.monotonic() < deadline:
             time.sleep(0.002)
         process.kill()

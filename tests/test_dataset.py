@@ -24,6 +24,7 @@ from wyrcli.dataset import (
     SPLITS,
     Dataset,
     DatasetWriter,
+    LabelledWindows,
     StringColumn,
     WindowBlock,
     read_windows,
@@ -372,3 +373,25 @@ def test_classes_of_taxa_that_a_model_may_not_know(dataset: Path) -> None:
     assert found.tolist() == [0, -1, 1]  # taxid; its name is taken by that; name, as one has no taxid
     windows, before = opened.split("train").relabelled([phyla, found]), opened.split("train").labels
     assert (windows.labels[:, 1] == found[before[:, 1]]).all() and (windows.labels[:, 0] < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "members"),
+    [
+        (3, [1, 1, 1]),
+        (6, [2, 2, 2]),
+        (24, [11, 10, 3]),
+        (50, [37, 10, 3]),
+        (113, [100, 10, 3]),
+        (999, [100, 10, 3]),
+    ],
+)
+def test_an_even_sample(n: int, members: list[int]) -> None:
+    """Of each class equally many, or all; in their old order, the same for a seed."""
+    labels = np.array([[0, 0]] * 100 + [[0, 1]] * 10 + [[1, 2]] * 3, dtype=np.int32)
+    windows = LabelledWindows([str(i) for i in range(113)], labels, lambda: pytest.fail("no places needed"))
+    sample = windows.sample_evenly(n, seed=1)
+    assert np.bincount(sample.labels[:, 1]).tolist() == members
+    numbers = [int(text) for text in sample.sequences]
+    assert numbers == sorted(numbers) and len(set(numbers)) == len(numbers)
+    assert list(windows.sample_evenly(n, seed=1).sequences) == list(sample.sequences)

@@ -20,6 +20,8 @@ from wyrcli.model.tokens import TokenBatch, Tokenizer
 
 __all__ = ["Piece", "Plan", "Windows", "balance", "cut_at_random", "cut_pieces", "turn_round"]
 
+_LENGTHS = 8  # different ones of windows that are cut at random
+_SHIFTS = 5  # bases that may be left out to change the reading frame
 _POOL = 64  # batches whose windows are sorted by length together
 _COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
@@ -215,15 +217,17 @@ def cut_at_random(sequence: str, shortest: int, size: float, place: float) -> st
     Parameters
     ----------
     shortest: length of the shortest pieces; a window that is not longer stays whole.
-    size: in [0, 1); the logarithm of the length is uniform between those of ``shortest`` and of the window.
-        One number for a whole step leaves nothing to be padded.
-    place: in [0, 1), where the piece begins; also of a piece as long as the window a few bases are left out,
-        so that its frame changes.
+    size: in [0, 1), which of some lengths, whose logarithms lie equally far apart, from ``shortest`` to that of
+        the window without a few bases, which are left out so that its frame changes too.  One number for a
+        whole step leaves nothing to be padded.
+    place: in [0, 1), where the piece begins.
     """
     if len(sequence) <= shortest:
         return sequence
-    length = round(shortest * (len(sequence) / shortest) ** size)
-    start = int(place * (max(len(sequence) - length, 5) + 1))
+    longest = max(len(sequence) - _SHIFTS, shortest)
+    # Few lengths: libraries of matrix products prepare themselves for each shape anew.
+    length = round(shortest * (longest / shortest) ** (int(size * _LENGTHS) / (_LENGTHS - 1)))
+    start = int(place * (len(sequence) - length + 1))
     return sequence[start : start + length]
 
 
