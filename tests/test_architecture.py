@@ -111,7 +111,7 @@ def test_command_line_starts_without_torch() -> None:
 
 
 FLOORS = (
-    ("__init__", "errors", "alphabets", "taxonomy", "explanation", "metrics", "prefetching"),
+    ("__init__", "errors", "alphabets", "taxonomy", "explanation", "metrics", "prefetching", "installed"),
     (
         *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
         *("targets", "stitching"),
@@ -127,6 +127,7 @@ FLOORS = (
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
         *("enrichment", "result_tables", "figures", "pages", "keeping", "study", "study_page"),
+        *("calibration", "degradation", "classification", "classification_tables", "classification_page"),
         *("terminal_view", "reads_page", "browser_files", "score_tracks", "bundles"),
     ),
     ("cli", "__main__"),

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -358,6 +359,20 @@ def test_labels_in_the_numbers_of_a_model(dataset: Path) -> None:
         opened.split_for("train", Taxonomy(("phylum", "genus"), (("P1", "P2"), ("G1", "G2"))))
     with pytest.raises(InputError, match="ranks"):
         opened.split_for("train", Taxonomy(("genus",), (("G1", "G2", "G3"),)))
+
+
+def test_classes_of_taxa_that_a_model_may_not_know(dataset: Path) -> None:
+    """By taxid where both have one, else by name; a name whose taxid is another taxon's does not count."""
+    opened = Dataset.open(dataset)
+    genera = opened.taxonomy.taxa[1]
+    own = replace(opened, taxonomy=Taxonomy(("phylum", "genus"), opened.taxonomy.taxa, ((1, 2), (11, 12, 0))))
+    assert len(genera) == 3 and len(opened.taxonomy.taxa[0]) == 2
+    renamed = Taxonomy(("phylum", "genus"), (("new",), (genera[1], genera[2])), ((2,), (11, 99)))
+    phyla, found = own.class_maps(renamed)
+    assert phyla.tolist() == [-1, 0]
+    assert found.tolist() == [0, -1, 1]  # taxid; its name is taken by that; name, as one has no taxid
+    windows, before = opened.split("train").relabelled([phyla, found]), opened.split("train").labels
+    assert (windows.labels[:, 1] == found[before[:, 1]]).all() and (windows.labels[:, 0] < 1).all()
 
 
 @pytest.mark.parametrize(

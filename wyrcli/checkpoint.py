@@ -2,7 +2,8 @@
 
     model/
       checkpoint.json        format number, kind, architecture, alphabet, window length, pooling, a notice
-                             for the user; optional: abstain, {rank: probability below which to name no taxon}
+                             for the user; optional: abstain, {rank: probability below which to name no
+                             taxon}, temperature, {rank: what logits are divided by for probabilities}
       config.json            the network, in the official form
       vocab.txt or tokenizer.json, tokenizer_config.json
       taxonomy.json          ranks, taxa, taxids, and the dump they came from
@@ -23,7 +24,8 @@ Nothing is pickled and nothing is imported by a name found in a file.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,13 +36,14 @@ from torch import nn
 from wyrcli import __version__
 from wyrcli.dataset import LabelledWindows, write_windows
 from wyrcli.errors import CheckpointError, TaxonomyError
+from wyrcli.installed import default_model
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, load_strict, load_tensors
 from wyrcli.model.explainer import EXPLAINERS, Explainer, build_explainer
 from wyrcli.model.explanandum import BaseExplanandum, Explanandum
 from wyrcli.model.masking import OPERATORS
 from wyrcli.model.proof import prove
 from wyrcli.model.tokens import KmerTokenizer, Tokenizer
-from wyrcli.outputs import new_directory
+from wyrcli.outputs import new_directory, write_json
 from wyrcli.taxonomy import Taxonomy
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "load_explainer",
     "save_checkpoint",
     "save_explainer",
+    "store_calibration",
 ]
 
 FORMAT = 1
@@ -64,7 +68,8 @@ class Checkpoint:
 
     ``window_bp``: longest window it was trained for, in letters of its alphabet;  ``notice``: one line that
     users must see;  ``training``: the content of training.json;  ``abstain``: per rank, the probability below
-    which no taxon should be named (ranks that are not there have none).
+    which no taxon should be named (ranks that are not there have none);  ``temperature``: per rank, that of
+    the reported probabilities (ranks that are not there have 1).
     """
 
     path: Path
@@ -76,6 +81,7 @@ class Checkpoint:
     notice: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     abstain: dict[str, float] = field(default_factory=dict)
+    temperature: dict[str, float] = field(default_factory=dict)
 
     @property
     def alphabet(self) -> str:
@@ -91,11 +97,6 @@ class TrainedExplainer:
     explainer: Explainer
     operator: str
     training: dict[str, Any] = field(default_factory=dict)
-
-
-def default_model() -> Path:
-    """The checkpoint that is installed with the package."""
-    return Path(__file__).parent / "models" / "demo"
 
 
 def save_checkpoint(
@@ -175,6 +176,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         raise CheckpointError(
             f"{directory}: alphabet '{info.get('alphabet')}', but the tokenizer is for {tokenizer.alphabet}"
         )
+    temperature = _read_by_rank(info, "temperature", taxonomy, directory)
+    explanandum.temperatures = tuple(temperature.get(rank, 1.0) for rank in taxonomy.ranks)
     return Checkpoint(
         directory,
         explanandum.freeze(),
@@ -184,25 +187,41 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         name=str(info.get("name", directory.name)),
         notice=str(info.get("notice", "")),
         training=_read_training(directory),
-        abstain=_read_thresholds(info.get("abstain", {}), taxonomy, directory),
+        abstain=_read_by_rank(info, "abstain", taxonomy, directory),
+        temperature=temperature,
     )
 
 
-def _read_thresholds(content: object, taxonomy: Taxonomy, directory: Path) -> dict[str, float]:
-    """``abstain`` of checkpoint.json: {rank: probability}."""
+_WANTED: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "abstain": ("a probability", lambda value: 0 <= value <= 1),
+    "temperature": ("a number above 0", lambda value: 0 < value < math.inf),
+}
+
+
+def _read_by_rank(info: dict[str, Any], key: str, taxonomy: Taxonomy, directory: Path) -> dict[str, float]:
+    """``abstain`` or ``temperature`` of checkpoint.json: {rank: number}."""
+    content = info.get(key, {})
+    where = f"{directory}/checkpoint.json: {key}"
     if not isinstance(content, dict):
-        raise CheckpointError(f"{directory}/checkpoint.json: abstain: expected an object of ranks")
+        raise CheckpointError(f"{where}: expected an object of ranks")
+    wanted, fits = _WANTED[key]
     for rank, value in content.items():
         if rank not in taxonomy.ranks:
             known = ", ".join(taxonomy.ranks)
-            raise CheckpointError(
-                f"{directory}/checkpoint.json: abstain: unknown rank '{rank}'; known: {known}"
-            )
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise CheckpointError(
-                f"{directory}/checkpoint.json: abstain: {rank} is {value!r}; expected a probability"
-            )
+            raise CheckpointError(f"{where}: unknown rank '{rank}'; known: {known}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+            raise CheckpointError(f"{where}: {rank} is {value!r}; expected {wanted}")
     return {rank: float(value) for rank, value in content.items()}
+
+
+def store_calibration(directory: Path, temperature: dict[str, float], abstain: dict[str, float]) -> None:
+    """Write temperatures and thresholds per rank into ``checkpoint.json``, whole or not at all.
+
+    Raises CheckpointError if there is no checkpoint, OSError or WyrError if it cannot be written.
+    """
+    path = directory / "checkpoint.json"
+    info = _read_json(path, "a wyr checkpoint", "explanandum")
+    write_json(str(path), info | {"temperature": temperature, "abstain": abstain})
 
 
 def _load_nucleotide_transformer(

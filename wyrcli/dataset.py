@@ -200,7 +200,10 @@ class LabelledWindows:
         return LabelledWindows(_Selection(self.sequences, rows), self.labels[rows], load_places)
 
     def relabelled(self, maps: Sequence[NDArray[np.int32]]) -> LabelledWindows:
-        """The same windows with other class numbers: ``maps[r][old]`` is the new one at rank r."""
+        """The same windows with other class numbers: ``maps[r][old]`` is the new one at rank r.
+
+        See :meth:`Dataset.class_maps`; -1 stands for a taxon that has no class.
+        """
         labels = np.stack([new[self.labels[:, r]] for r, new in enumerate(maps)], axis=1)
         return LabelledWindows(self.sequences, labels, self._load_places)
 
@@ -251,21 +254,38 @@ class Dataset:
         Raises InputError if the ranks differ, or if a taxon here is unknown there.
         """
         windows = self.split(name)
+        maps = self.class_maps(taxonomy)
+        for rank, own, numbers in zip(self.taxonomy.ranks, self.taxonomy.taxa, maps, strict=True):
+            if (numbers < 0).any():
+                unknown = own[int(np.argmax(numbers < 0))]
+                raise InputError(f"the model knows no {rank} '{unknown}'", path=str(self.path))
+        return windows if self.taxonomy.taxa == taxonomy.taxa else windows.relabelled(maps)
+
+    def class_maps(self, taxonomy: Taxonomy) -> list[NDArray[np.int32]]:
+        """Of each rank int32 (taxa,), the class in ``taxonomy`` of each taxon here, -1 where it has none.
+
+        Taxa are the same if their taxids are, where both have one; else if their names are, as a dump may
+        have merged a taxid, unless the taxid says that the name is another taxon's.  Raises InputError if
+        the ranks differ.
+        """
         if self.taxonomy.ranks != taxonomy.ranks:
             raise InputError(
                 f"its ranks are {', '.join(self.taxonomy.ranks)}; the model's {', '.join(taxonomy.ranks)}",
                 path=str(self.path),
             )
-        if self.taxonomy.taxa == taxonomy.taxa:
-            return windows
         maps = []
-        for rank, own, theirs in zip(self.taxonomy.ranks, self.taxonomy.taxa, taxonomy.taxa, strict=True):
-            known = {taxon: number for number, taxon in enumerate(theirs)}
-            unknown = [taxon for taxon in own if taxon not in known]
-            if unknown:
-                raise InputError(f"the model knows no {rank} '{unknown[0]}'", path=str(self.path))
-            maps.append(np.array([known[taxon] for taxon in own], dtype=np.int32))
-        return windows.relabelled(maps)
+        for r, (own, theirs) in enumerate(zip(self.taxonomy.taxa, taxonomy.taxa, strict=True)):
+            own_ids = self.taxonomy.taxids[r] if self.taxonomy.taxids else (0,) * len(own)
+            their_ids = taxonomy.taxids[r] if taxonomy.taxids else (0,) * len(theirs)
+            by_id = {taxid: number for number, taxid in enumerate(their_ids) if taxid}
+            by_name = {name: number for number, name in enumerate(theirs)}
+            numbers = [by_id.get(taxid, -1) if taxid else -1 for taxid in own_ids]
+            claimed = set(numbers)
+            for i, name in enumerate(own):
+                if numbers[i] < 0 and by_name.get(name, -1) not in claimed:
+                    numbers[i] = by_name[name]
+            maps.append(np.array(numbers, dtype=np.int32))
+        return maps
 
     def split(self, name: str) -> LabelledWindows:
         """The windows of ``train``, ``validation`` or ``test``, read in place.  Raises InputError."""

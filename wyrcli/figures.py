@@ -42,8 +42,13 @@ __all__ = [
     "draw_perturbation",
     "draw_read",
     "figure_bytes",
+    "legend_below",
+    "letter_panels",
+    "line_look",
     "mask_statistics",
+    "new_figure",
     "save_figure",
+    "styled",
     "thresholded",
 ]
 
@@ -231,7 +236,7 @@ def _look() -> Iterator[None]:
         yield
 
 
-def _styled(draw: Callable[_Given, Figure]) -> Callable[_Given, Figure]:
+def styled(draw: Callable[_Given, Figure]) -> Callable[_Given, Figure]:
     """Draw in this module's look, whatever the user's.  Raises WyrError without matplotlib."""
 
     @wraps(draw)
@@ -246,7 +251,7 @@ def _styled(draw: Callable[_Given, Figure]) -> Callable[_Given, Figure]:
     return drawn
 
 
-def _new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """A Figure of ``height`` inches and its panels, row by row."""
     from matplotlib.figure import Figure
 
@@ -274,7 +279,7 @@ def save_figure(figure: Figure, path: Path) -> None:
             raise ValueError(f"a figure is written as .svg or .png, not as '{ending}'")
 
 
-def _line(number: int) -> dict[str, Any]:
+def line_look(number: int) -> dict[str, Any]:
     """Colour and dashes of the line of that number; the first is the thickest and on top."""
     return {
         "color": _COLOURS[number % len(_COLOURS)],
@@ -284,13 +289,13 @@ def _line(number: int) -> dict[str, Any]:
     }
 
 
-def _letter(panels: Sequence[Axes]) -> None:
+def letter_panels(panels: Sequence[Axes]) -> None:
     """Mark panels a, b, c..., before their titles."""
     for letter, axes in zip("abcdefgh", panels, strict=False):
         axes.set_title(f"{letter}   {axes.get_title('left')}", loc="left")
 
 
-def _legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
+def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), columns))
@@ -312,7 +317,7 @@ class _Histogram(NamedTuple):
 def _draw_histograms(names: Iterable[str], columns: Sequence[_Histogram]) -> Figure:
     """A row of filled histograms for each name, with the same axes down each column."""
     rows = [clean(name) for name in names]
-    figure, panels = _new_figure(0.75 + 1.55 * len(rows), len(rows), len(columns), sharex="col", sharey="col")
+    figure, panels = new_figure(0.75 + 1.55 * len(rows), len(rows), len(columns), sharex="col", sharey="col")
     for column, found in enumerate(columns):
         heights = [_percent(values, found.edges) for values in found.values]
         highest = max((float(own.max()) for own in heights), default=0.0)
@@ -337,7 +342,7 @@ def _percent(values: Doubles, edges: Doubles) -> Doubles:
     return np.asarray(100 * counts / max(len(values), 1), dtype=np.float64)
 
 
-@_styled
+@styled
 def draw_mask_values(statistics: Mapping[str, MaskStatistics]) -> Figure:
     """How often each mask value is (paper, figure 6a) and how much of a window is above 0.5, by Explainer."""
     found = list(statistics.values())
@@ -361,14 +366,14 @@ def draw_mask_values(statistics: Mapping[str, MaskStatistics]) -> Figure:
     return _draw_histograms(statistics, columns)
 
 
-@_styled
+@styled
 def draw_masks_by_position(statistics: Mapping[str, MaskStatistics]) -> Figure:
     """Mean, quartiles, 5 to 95 % and range of the mask by position (paper, figure 6b), a panel per Explainer.
 
     Positions that fewer than a tenth of the windows have are left out.
     """
     n = len(statistics)
-    figure, panels = _new_figure(0.9 + 1.9 * n, n, sharex=True, sharey=True)
+    figure, panels = new_figure(0.9 + 1.9 * n, n, sharex=True, sharey=True)
     for axes, (name, found) in zip(panels, statistics.items(), strict=True):
         shown = found.position_windows >= 0.1 * len(found.shares)
         position = np.flatnonzero(shown) + 1
@@ -383,11 +388,11 @@ def draw_masks_by_position(statistics: Mapping[str, MaskStatistics]) -> Figure:
         axes.set(title=clean(name), ylabel="mask value", ylim=(0, 1), yticks=(0, 0.5, 1))
         axes.margins(x=0)
     panels[-1].set_xlabel("position of the token in its window")
-    _legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
     return figure
 
 
-@_styled
+@styled
 def draw_chunks(statistics: Mapping[str, MaskStatistics], unit: str = "bp") -> Figure:
     """Chunks per window and their lengths in ``unit`` (paper, figure 7), a row per Explainer."""
     found = list(statistics.values())
@@ -432,7 +437,7 @@ def _length_edges(found: Sequence[MaskStatistics]) -> Doubles:
 # ---------------------------------------------------------------- tests of masks
 
 
-@_styled
+@styled
 def draw_perturbation(
     deletion: Mapping[str, tuple[ArrayLike, ArrayLike]], insertion: Mapping[str, tuple[ArrayLike, ArrayLike]]
 ) -> Figure:
@@ -441,22 +446,22 @@ def draw_perturbation(
     Each curve is (shares of tokens from 0 to 1, mean probability of the predicted classes); both mappings
     have the same methods in the same order.
     """
-    figure, panels = _new_figure(4.2 + 0.2 * (len(deletion) // 4), 1, 2, sharey=True)
+    figure, panels = new_figure(4.2 + 0.2 * (len(deletion) // 4), 1, 2, sharey=True)
     for axes, curves in zip(panels, (deletion, insertion), strict=True):
         for number, (name, (shares, values)) in enumerate(curves.items()):
             share = 100 * np.asarray(shares, dtype=np.float64)
-            axes.plot(share, np.asarray(values), label=clean(name), marker="o", ms=3, **_line(number))
+            axes.plot(share, np.asarray(values), label=clean(name), marker="o", ms=3, **line_look(number))
         axes.set(xlim=(0, 100), ylim=(0, 1.02))
         axes.grid(axis="y")
     panels[0].set(title="Deletion (lower is better)", xlabel="most important tokens removed (%)")
     panels[0].set_ylabel("mean probability of the predicted classes")
     panels[1].set(title="Insertion (higher is better)", xlabel="most important tokens kept (%)")
-    _letter(panels)
-    _legend_below(figure, panels[0], 5)
+    letter_panels(panels)
+    legend_below(figure, panels[0], 5)
     return figure
 
 
-@_styled
+@styled
 def draw_constant_masks(
     levels: Sequence[float],
     responses: Mapping[str, ArrayLike],
@@ -467,18 +472,18 @@ def draw_constant_masks(
     ``levels`` from 1 to 0 stand at equal distances, because what happens just above 0 matters; each of
     ``responses`` has one value per level.
     """
-    figure, (axes,) = _new_figure(3.8)
+    figure, (axes,) = new_figure(3.8)
     place = np.arange(len(levels))
     for number, (name, values) in enumerate(responses.items()):
-        axes.plot(place, np.asarray(values), marker="o", ms=5, label=clean(name), **_line(number))
+        axes.plot(place, np.asarray(values), marker="o", ms=5, label=clean(name), **line_look(number))
     axes.set_xticks(place, [f"{level:g}" for level in levels])
     axes.set(xlabel="constant mask value (axis not to scale)", ylabel=label, ylim=(0, 1.02))
     axes.grid(axis="y")
-    _legend_below(figure, axes, 6)
+    legend_below(figure, axes, 6)
     return figure
 
 
-@_styled
+@styled
 def draw_bars(scores: Mapping[str, Mapping[str, Cell]]) -> Figure:
     """Bars with 95 % intervals: a panel per score, a row per method; the first method stands out.
 
@@ -486,7 +491,7 @@ def draw_bars(scores: Mapping[str, Mapping[str, Cell]]) -> Figure:
     has no bar there.  Raises ValueError for a value that is text.
     """
     methods = list(dict.fromkeys(method for panel in scores.values() for method in panel))
-    figure, panels = _new_figure(0.9 + 0.3 * len(methods), 1, len(scores), sharey=True)
+    figure, panels = new_figure(0.9 + 0.3 * len(methods), 1, len(scores), sharey=True)
     figure.set_layout_engine("constrained", wspace=0.08)
     for axes, (title, cells) in zip(panels, scores.items(), strict=True):
         for row, method in enumerate(methods):
@@ -505,7 +510,7 @@ def draw_bars(scores: Mapping[str, Mapping[str, Cell]]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def draw_folds(folds: Mapping[str, Mapping[str, Cell]]) -> Figure:
     """Ratios with 95 % intervals as log2, about 0: a panel per title, a row per name.
 
@@ -516,7 +521,7 @@ def draw_folds(folds: Mapping[str, Mapping[str, Cell]]) -> Figure:
     n_columns = min(len(folds), 3)
     n_rows = -(-len(folds) // n_columns)
     shared: dict[str, Any] = {"sharey": True, "sharex": True}
-    figure, panels = _new_figure(0.5 + n_rows * (0.6 + 0.24 * len(names)), n_rows, n_columns, **shared)
+    figure, panels = new_figure(0.5 + n_rows * (0.6 + 0.24 * len(names)), n_rows, n_columns, **shared)
     for axes in panels[len(folds) :]:
         axes.set_visible(False)
     for axes, (title, cells) in zip(panels, folds.items(), strict=False):
@@ -565,7 +570,7 @@ def _bar(axes: Axes, row: int, cell: Cell) -> None:
     )
 
 
-@_styled
+@styled
 def draw_read(
     scores: Mapping[str, ArrayLike],
     spans: NDArray[np.int64],
@@ -582,7 +587,7 @@ def draw_read(
     planted, decoys: where the truth lies, in the same letters.
     """
     n = len(scores)
-    figure, panels = _new_figure(1.0 + 0.95 * n, n, sharex=True)
+    figure, panels = new_figure(1.0 + 0.95 * n, n, sharex=True)
     edges = spans.ravel()
     truths = (("planted motif", list(planted), {"color": _PLANTED, "alpha": 0.35}),)
     decoy_look = {"facecolor": "none", "edgecolor": "#9AA0A6", "hatch": "/////"}

@@ -218,7 +218,7 @@ def infer(
             output = Output(windows, plain, classes.cpu().numpy(), probabilities.cpu().numpy())
             if explainer is not None:
                 predicted = explanandum.class_numbers(classes)
-                each = torch.cat([own.softmax(-1) for own in explanandum.split(logits)], -1)  # (B, C)
+                each = torch.cat(explanandum.probabilities(logits), -1)  # (B, C)
                 asked = number_asked(question, each, explanandum.sizes)
                 numbers = torch.cat([predicted, asked], -1)
                 masks = _mask_readings(explanandum, explainer, readings, states, numbers)

@@ -10,6 +10,7 @@ import torch
 from wyrcli.checkpoint import check_vocabulary, load_checkpoint
 from wyrcli.dataset import Dataset
 from wyrcli.errors import CheckpointError, InputError
+from wyrcli.installed import find_model
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, compose_embeddings
 from wyrcli.model.explanandum import BaseExplanandum, Explanandum
 from wyrcli.model.tokens import KmerTokenizer, Tokenizer
@@ -106,6 +107,7 @@ def start_from_weights(
     head of their own.
     """
     torch.manual_seed(seed)
+    path = find_model(path)
     if (path / "checkpoint.json").is_file():
         previous = load_checkpoint(path)
         old = previous.explanandum

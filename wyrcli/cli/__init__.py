@@ -23,6 +23,7 @@ from wyrcli.cli import (
     explain,
     finetune,
     import_model,
+    models,
     prepare,
     simulate,
     train_explainer,
@@ -49,6 +50,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "finetune": finetune.finetune,
     "train-explainer": train_explainer.train_explainer,
     "import": import_model.import_model,
+    "models": models.models,
 }
 for _name, _command in _COMMANDS.items():
     # The lines of a docstring are as long as the code's: --help would break them a second time.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +14,9 @@ from wyrcli.errors import printable
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Advance", "ReportStage", "complain", "progress", "say", "stages", "warn"]
+    from wyrcli.result_tables import Table
+
+__all__ = ["Advance", "ReportStage", "complain", "progress", "say", "show_tables", "stages", "warn"]
 
 
 def say(message: str, quiet: bool = False) -> None:
@@ -100,3 +102,20 @@ def stages(*, quiet: bool = False) -> Iterator[ReportStage]:
             bar.update(tasks[stage], completed=done, total=total)
 
         yield report
+
+
+def show_tables(tables: Sequence[Table], width: int = 120) -> None:
+    """To standard output, for once: with colours on a terminal, plain elsewhere, ``width`` letters wide."""
+    from wyrcli.result_tables import render
+
+    if not sys.stdout.isatty():
+        typer.echo(render(tables, "text", width=width), nl=False)
+        return
+    from rich.console import Console
+
+    from wyrcli.cli.tables import to_rich
+
+    console = Console()
+    for own in tables:
+        console.print(to_rich(own, console.width))
+        console.print()

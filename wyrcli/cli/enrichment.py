@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wyrcli import __version__
-from wyrcli.cli.console import progress, say, warn
-from wyrcli.cli.evaluate import read_evaluated, show_tables
+from wyrcli.cli.console import progress, say, show_tables, warn
+from wyrcli.cli.evaluate import read_evaluated
 from wyrcli.cli.options import (
     Device,
     ExplainerKind,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -14,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wyrcli import __version__
-from wyrcli.cli.console import progress, say, warn
+from wyrcli.cli.classifier import (
+    Calibrate,
+    ErrorMixOption,
+    ErrorRates,
+    Lengths,
+    Machine,
+    Plan,
+    TargetPrecision,
+    Unknown,
+    evaluate_classifier,
+)
+from wyrcli.cli.console import progress, say, show_tables, warn
 from wyrcli.cli.options import (
     Device,
     ExplainerKind,
@@ -35,10 +45,9 @@ if TYPE_CHECKING:
     from wyrcli.dataset import LabelledWindows
     from wyrcli.evaluation import Evaluation
     from wyrcli.examination import Subject
-    from wyrcli.result_tables import Table
     from wyrcli.study import Study
 
-__all__ = ["evaluate", "read_evaluated", "show_tables"]
+__all__ = ["evaluate", "read_evaluated"]
 
 
 def evaluate(
@@ -48,6 +57,14 @@ def evaluate(
         typer.Option(
             "--full",
             help="Also controls, the usual other methods on the same reads, and an audit of the masks.",
+        ),
+    ] = False,
+    classifier: Annotated[
+        bool,
+        typer.Option(
+            "--classifier",
+            help="How good the classifier itself is: accuracy, confusions, calibration, abstention, short, "
+            "long and erroneous reads. No Explainer takes part.",
         ),
     ] = False,
     data: Annotated[
@@ -62,9 +79,15 @@ def evaluate(
         typer.Option("--operator", help="Removal operator to report first; the others stand beside it."),
     ] = Operator.gate,
     reads: Annotated[
-        int,
-        typer.Option("--reads", "--limit", min=0, help="Use so many windows, drawn at random; 0 = all."),
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--reads",
+            "--limit",
+            min=0,
+            help="Use so many windows, drawn at random, by default all; with --classifier as many of each "
+            "taxon of the narrowest rank, by default some 2,000. 0 = all.",
+        ),
+    ] = None,
     truth: Annotated[
         Path | None, typer.Option("--truth", help="BED file of planted intervals, from wyr simulate.")
     ] = None,
@@ -92,6 +115,12 @@ def evaluate(
         ),
     ] = "gate",
     audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Whether --full audits.")] = True,
+    unknown: Unknown = None,
+    calibrate: Calibrate = False,
+    target_precision: TargetPrecision = 0.95,
+    lengths: Lengths = "150,300,500,1000,1500,3000,6000",
+    error_rates: ErrorRates = "0,1,2,5,10,15",
+    error_mix: ErrorMixOption = "40,30,30",
     strict: Annotated[
         bool,
         typer.Option(
@@ -125,14 +154,18 @@ def evaluate(
     --full adds masks that know nothing (controls), other methods on the same reads (LIME, SHAP, gradients,
     attention, occlusion: extra 'compare'), and an audit: does an Explainer leak the class, is it degenerate,
     is it stable?  With --html, a report with figures.
+
+    --classifier asks the classifier alone.  Its probabilities are calibrated, and thresholds for "not sure"
+    chosen, on the validation split of --data; --calibrate stores both in the model.
     """
     from wyrcli import outputs
     from wyrcli.alphabets import ALPHABETS
-    from wyrcli.checkpoint import default_model, list_explainers, load_checkpoint, load_explainer
+    from wyrcli.checkpoint import list_explainers, load_checkpoint, load_explainer
     from wyrcli.evaluation import count_passes, read_truth
     from wyrcli.evaluation import evaluate as score
     from wyrcli.examination import REMOVALS, Subject
     from wyrcli.inference import choose_device, choose_precision
+    from wyrcli.installed import find_model
     from wyrcli.keeping import Shelf
     from wyrcli.peers import Options
     from wyrcli.result_tables import render
@@ -146,8 +179,31 @@ def evaluate(
         study,
     )
 
-    if not (table or full):
-        raise typer.BadParameter("say what to evaluate: --table or --full")
+    if not (table or full or classifier):
+        raise typer.BadParameter("say what to evaluate: --table, --full or --classifier")
+    if classifier:
+        if table or full or truth or decoys or strict or keep:
+            raise typer.BadParameter(
+                "it is about the classifier alone and goes by itself", param_hint="--classifier"
+            )
+        return evaluate_classifier(
+            Plan(
+                model,
+                data,
+                split,
+                2000 if reads is None else reads,
+                tuple(unknown or ()),
+                calibrate,
+                target_precision,
+                lengths,
+                error_rates,
+                error_mix,
+            ),
+            Machine(device, precision, batch_size, threads, seed, quiet),
+            {"tsv": tsv, "json": json, "markdown": markdown, "latex": latex, "html": html},
+        )
+    if unknown or calibrate:
+        raise typer.BadParameter("--unknown and --calibrate are for --classifier")
     if strict and not (full and audit):
         raise typer.BadParameter("--strict is about the audit; it needs --full, and goes without --no-audit")
     if keep is not None and not full:
@@ -173,7 +229,7 @@ def evaluate(
     set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
-    checkpoint = load_checkpoint(model or default_model())
+    checkpoint = load_checkpoint(find_model(model))
     ranks = checkpoint.taxonomy.ranks
     windows = read_evaluated(checkpoint, data, split)
     if reads:
@@ -378,23 +434,6 @@ def read_evaluated(checkpoint: Checkpoint, data: Path | None, split: str) -> Lab
     if not heldout.is_file():
         raise CheckpointError(f"{checkpoint.path}: the model kept no reads aside; name a dataset with --data")
     return read_windows(heldout, checkpoint.taxonomy, ALPHABETS[checkpoint.alphabet].name)
-
-
-def show_tables(tables: Sequence[Table], width: int = 120) -> None:
-    """To standard output: with colours on a terminal, plain elsewhere, ``width`` letters wide."""
-    from wyrcli.result_tables import render
-
-    if not sys.stdout.isatty():
-        typer.echo(render(tables, "text", width=width), nl=False)
-        return
-    from rich.console import Console
-
-    from wyrcli.cli.tables import to_rich
-
-    console = Console()
-    for own in tables:
-        console.print(to_rich(own, console.width))
-        console.print()
 
 
 def _plain(result: Evaluation) -> dict[str, Any]:

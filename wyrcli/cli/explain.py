@@ -183,11 +183,12 @@ def explain(
     """
     from wyrcli import __version__, outputs
     from wyrcli.bam_writer import Program
-    from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
+    from wyrcli.checkpoint import load_checkpoint, load_explainer
     from wyrcli.formats import Settings, UnknownFormatError
     from wyrcli.inference import choose_device, choose_precision
     from wyrcli.inference import explain as run
     from wyrcli.inputs import new_counts, open_windows
+    from wyrcli.installed import find_model
     from wyrcli.report import Agreement, Stopwatch, run_report
     from wyrcli.results import Requests, open_results
     from wyrcli.stitching import group
@@ -227,7 +228,7 @@ def explain(
     used_threads = set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
-    checkpoint = load_checkpoint(model or default_model())
+    checkpoint = load_checkpoint(find_model(model))
     trained = load_explainer(checkpoint.path, explainer, operator)
     ranks = checkpoint.taxonomy.ranks
     if rank is not None:

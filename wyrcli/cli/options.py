@@ -76,7 +76,11 @@ class Precision(StrEnum):
 
 Model = Annotated[
     Path | None,
-    typer.Option("--model", "-m", help="Checkpoint directory; by default the model that came with wyr."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="Checkpoint directory, or a name that 'wyr models' lists; by default the one marked there.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[

@@ -30,7 +30,8 @@ class BaseExplanandum(nn.Module, ABC):
     ``sizes``: number of classes per rank;  ``pooling``: ``mean`` or ``cls``, what the heads read;
     ``hidden_size``: H;  ``n_states``: number of hidden states that :meth:`classify` returns;
     ``vocab_size``: token ids are below this;  ``reach``: tokens to either side that a local attention layer
-    sees, 0 where every layer sees all;  ``architecture``: what a checkpoint calls its kind.
+    sees, 0 where every layer sees all;  ``architecture``: what a checkpoint calls its kind;
+    ``temperatures``: per rank, what logits are divided by before they are reported as probabilities.
     """
 
     architecture: ClassVar[str]
@@ -54,6 +55,7 @@ class BaseExplanandum(nn.Module, ABC):
         self.n_states = n_states
         self.vocab_size = vocab_size
         self.reach = reach
+        self.temperatures = (1.0,) * len(self.sizes)
         self._frozen = False
 
     @abstractmethod
@@ -116,10 +118,21 @@ class BaseExplanandum(nn.Module, ABC):
             first.append(first[-1] + size)
         return classes + torch.tensor(first, device=classes.device)
 
+    def probabilities(self, logits: Tensor) -> list[Tensor]:
+        """Per rank (B, C_r), as they are reported: calibrated by temperature (Guo et al. 2017).
+
+        Training, masks and the order of the classes know no temperature.
+        """
+        return [
+            (own / temperature).softmax(-1)
+            for own, temperature in zip(self.split(logits), self.temperatures, strict=True)
+        ]
+
     def predict(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicted class within each rank, int64 (B, R), and its probability, float32 (B, R)."""
-        best = [rank.softmax(-1).max(-1) for rank in self.split(logits)]
-        return torch.stack([b.indices for b in best], -1), torch.stack([b.values for b in best], -1)
+        """Predicted class within each rank, int64 (B, R), and its :meth:`probabilities`, float32 (B, R)."""
+        classes = torch.stack([own.argmax(-1) for own in self.split(logits)], -1)
+        probabilities = torch.stack([own.amax(-1) for own in self.probabilities(logits)], -1)
+        return classes, probabilities
 
 
 class Explanandum(BaseExplanandum):
