@@ -119,7 +119,9 @@ def test_files_that_are_no_pair(write: Write) -> None:
     """One file, three files, one file twice, a pipe twice, BAM."""
     path = write(fastq("a"))
     os.symlink(path, path + "_link")
+    bam = write(gzip.compress(b"BAM\x01"))
     for paths, message in [
+        ([path, bam], "a BAM file has both mates; expected it without --paired"),
         ([path], "in twos"),
         ([path] * 3, "in twos"),
         ([path, path + "_link"], "named for both mates"),
