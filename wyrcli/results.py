@@ -190,8 +190,9 @@ class Results:
         if len(findings) == 1:
             counts.bases += sum(stop - start for start, stop in rows)
         else:
-            reached = 0
-            for start, stop in sorted(rows):
+            reached = 0  # chunks that go on beyond a window would count twice
+            parts = [part for finding in findings if finding.label for part in finding.relevant_parts]
+            for start, stop in sorted(parts):
                 counts.bases += max(stop - max(start, reached), 0)
                 reached = max(reached, stop)
         counts.unsure += all(finding.label is None for finding in findings)

@@ -265,7 +265,14 @@ def explain(
         results = stack.enter_context(open_results(requests, settings))
         report = stack.enter_context(outputs.open_output(json)) if json is not None else None
         views = Views(
-            view_options, stack, checkpoint, trained, rank=rank, threshold=threshold, min_length=min_length
+            view_options,
+            stack,
+            checkpoint,
+            trained,
+            rank=rank,
+            threshold=threshold,
+            min_length=min_length,
+            n_targets=question.size,
         )
         explanations = run(
             open_windows(

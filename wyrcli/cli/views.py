@@ -56,6 +56,10 @@ class ViewOptions:
             raise typer.BadParameter(
                 "prints on standard output; expected files for all other outputs", param_hint="--show"
             )
+        if self.show:
+            from wyrcli.outputs import check_standard_output
+
+            check_standard_output()
         if self.igv_js is not None and self.bundle is None:
             raise typer.BadParameter("needs --browser-bundle", param_hint="--igv-js")
         if self.bundle is not None:
@@ -77,6 +81,7 @@ class Views:
         rank: str | None,
         threshold: float,
         min_length: int,
+        n_targets: int,
     ) -> None:
         from wyrcli.bundles import open_bundle
         from wyrcli.cli.show import TerminalView
@@ -111,6 +116,11 @@ class Views:
         if options.bundle is not None:
             if alphabet != "dna":
                 raise WyrError("a browser bundle is for DNA; this model reads something else")
+            if n_targets > 1:
+                raise WyrError(
+                    f"a browser bundle has room for one score per base, and {n_targets} targets were asked "
+                    "for; make one for each"
+                )
             self._bundle = stack.enter_context(
                 open_bundle(
                     options.bundle,
