@@ -113,7 +113,7 @@ def test_command_line_starts_without_torch() -> None:
 FLOORS = (
     ("__init__", "errors", "alphabets", "taxonomy", "explanation", "metrics", "prefetching"),
     (
-        *("outputs", "sequences", "writers", "ncbi", "simulation", "tables", "labels"),
+        *("outputs", "sequences", "windows", "writers", "ncbi", "simulation", "tables", "labels"),
         *("targets", "stitching"),
         *("streams", "genbank", "bertax", "sources", "documents"),
         *("salvage", "alignments", "reads", "regions"),

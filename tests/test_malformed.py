@@ -25,7 +25,8 @@ from wyrcli.cli import main
 from wyrcli.errors import InputError
 from wyrcli.inputs import InputOptions, open_windows
 from wyrcli.salvage import salvage
-from wyrcli.sequences import Read, RecordCounts, RecordReader
+from wyrcli.sequences import Read, RecordReader
+from wyrcli.windows import RecordCounts
 
 SEQUENCE = "ACGTTGCAAC"
 A, B, C = (f"@{name} x\n{SEQUENCE}\n+\n{'I' * 10}\n".encode() for name in "abc")

@@ -24,7 +24,8 @@ from wyrcli.explanation import Window
 from wyrcli.inputs import InputOptions, open_windows
 from wyrcli.reads import open_reads
 from wyrcli.regions import Regions, read_regions
-from wyrcli.sequences import Read, RecordCounts, normalise, split_windows
+from wyrcli.sequences import Read, normalise
+from wyrcli.windows import RecordCounts, split_windows
 
 Write = Callable[[str | bytes], str]
 
@@ -386,7 +387,7 @@ def test_proteins_can_be_skipped_too(write: Write) -> None:
 # ---------------------------------------------------------------- pipes
 
 CODE = (
-    "import sys; from wyrcli.reads import *; from wyrcli.sequences import RecordCounts; "
+    "import sys; from wyrcli.reads import *; from wyrcli.windows import RecordCounts; "
     "reads = open_reads(sys.argv[1:], RecordCounts(), paired=len(sys.argv) > 2); "
     "print(*(r.name for r in reads))"
 )

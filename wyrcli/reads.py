@@ -16,8 +16,9 @@ import dnaio
 from wyrcli.alignments import read_alignments, sniff
 from wyrcli.errors import InputError, printable
 from wyrcli.salvage import salvage
-from wyrcli.sequences import Located, Read, RecordCounts, RecordReader, decompress, open_binary
+from wyrcli.sequences import Located, Read, RecordReader, decompress, open_binary
 from wyrcli.streams import peek
+from wyrcli.windows import RecordCounts
 
 __all__ = ["PairedReads", "ReadStream", "Reads", "RenamedReads", "open_reads"]
 

@@ -141,7 +141,7 @@ class Results:
     def skip(self, record: int, name: str, length: int, reason: str) -> None:
         """A record without a window; another thread than that of :meth:`write` may call this.
 
-        Parameters as ``on_skip`` of :func:`wyrcli.sequences.split_windows` has them.
+        Parameters as ``on_skip`` of :func:`wyrcli.windows.split_windows` has them.
         """
         if self._wants_skipped:
             self._skipped.append((record, name, length, reason))
