@@ -8,16 +8,19 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from toy import TAXONOMY, TOKENIZER, explanandum
 from toy import explainer as toy_explainer
+from typer.models import OptionInfo
 
 from wyrcli.checkpoint import default_model, load_checkpoint, save_checkpoint, save_explainer
 from wyrcli.cli import main
+from wyrcli.cli.explain import explain
 from wyrcli.errors import CheckpointError
 from wyrcli.report import Agreement
 
@@ -341,3 +344,20 @@ def test_several_targets_over_several_windows(run: Run, reads: Path, tmp_path: P
     found = rows(gzip.decompress(bed.read_bytes()).decode())
     covered = set().union(*(range(int(row[1]), int(row[2])) for row in found))
     assert written["bases_in_chunks"] == len(covered)
+
+
+def test_help_is_in_panels() -> None:
+    """Every option stands in one of five, in this order; what all commands have stands apart."""
+    panels = [
+        next((one.rich_help_panel for one in get_args(option) if isinstance(one, OptionInfo)), None)
+        for name, option in get_type_hints(explain, include_extras=True).items()
+        if name not in ("inputs", "quiet", "return")
+    ]
+    assert list(dict.fromkeys(panels)) == [
+        "Inputs",
+        "What to explain, and how finely",
+        "Outputs",
+        "To look at",
+        "Model and machine",
+    ]
+    assert [panel for panel, _ in groupby(panels)] == list(dict.fromkeys(panels)), "each in one piece"

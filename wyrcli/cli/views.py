@@ -16,26 +16,60 @@ from wyrcli.errors import WyrError
 if TYPE_CHECKING:
     from wyrcli.checkpoint import Checkpoint, TrainedExplainer
     from wyrcli.explanation import Explanation
-    from wyrcli.sequences import RecordCounts
+    from wyrcli.windows import RecordCounts
 
 __all__ = ["Bundle", "Html", "HtmlLimit", "IgvJs", "Show", "ShowLimit", "ViewOptions", "Views"]
 
+_VIEWS = "To look at"
+
 Show = Annotated[
-    bool, typer.Option("--show", help="Print reads coloured by score; BED then needs a file (-o).")
+    bool,
+    typer.Option(
+        "--show", help="Print reads coloured by score; BED then needs a file (-o).", rich_help_panel=_VIEWS
+    ),
 ]
-ShowLimit = Annotated[int, typer.Option("--show-limit", min=1, help="Most windows that --show prints.")]
+ShowLimit = Annotated[
+    int,
+    typer.Option(
+        "--show-limit", min=1, metavar="N", help="Most windows that --show prints.", rich_help_panel=_VIEWS
+    ),
+]
 Html = Annotated[
-    str | None, typer.Option("--html", help="Page of reads coloured by score, with filters: one file.")
+    str | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Page of reads coloured by score, with filters: one file.",
+        rich_help_panel=_VIEWS,
+    ),
 ]
 HtmlLimit = Annotated[
-    int, typer.Option("--html-limit", min=0, help="Most windows on the page; the first ones are taken.")
+    int,
+    typer.Option(
+        "--html-limit",
+        min=0,
+        metavar="N",
+        help="Most windows on the page; the first ones are taken.",
+        rich_help_panel=_VIEWS,
+    ),
 ]
 Bundle = Annotated[
     Path | None,
-    typer.Option("--browser-bundle", help="New folder that IGV, igv.js and JBrowse 2 open: all, indexed."),
+    typer.Option(
+        "--browser-bundle",
+        metavar="DIR",
+        help="New folder that IGV, igv.js and JBrowse 2 open: all, indexed.",
+        rich_help_panel=_VIEWS,
+    ),
 ]
 IgvJs = Annotated[
-    Path | None, typer.Option("--igv-js", help="Copy of igv.min.js for the browser bundle's page.")
+    Path | None,
+    typer.Option(
+        "--igv-js",
+        metavar="FILE",
+        help="Copy of igv.min.js for the browser bundle's page.",
+        rich_help_panel=_VIEWS,
+    ),
 ]
 
 
