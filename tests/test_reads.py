@@ -253,6 +253,10 @@ def test_regions_beyond_the_end(write: Write) -> None:
     found, counts = windows([write(GENOME)], regions=bed, lenient=True)
     assert [(w.start, w.stop) for w in found] == [(0, 10)]
     assert counts.regions["beyond_end"] == 1 and "1 end beyond" in counts.warnings[0]
+    # A record of which no region is left has none; it is not short.
+    bed = write("one\t70\t81\n")
+    found, counts = windows([write(GENOME)], regions=bed, lenient=True)
+    assert not found and counts.skipped["no_region"] == counts.records and not counts.skipped["short"]
 
 
 def test_regions_of_something_else(write: Write) -> None:
