@@ -128,7 +128,7 @@ FLOORS = (
             "motifs",
             "bam_writer",
         ),
-        *("kraken", "lifting", "coverage", "indexing", "formats", "results"),
+        *("kraken", "lifting", "coverage", "indexing", "formats", "waiting", "results"),
         *("packing", "splitting", "windowing", "grouping", "dataset", "preparation", "inspection"),
     ),
     ("model",),
