@@ -25,7 +25,8 @@ from wyrcli.errors import InputError
 from wyrcli.inputs import InputOptions, open_windows
 from wyrcli.prefetching import prefetch
 from wyrcli.reads import open_reads
-from wyrcli.sequences import RecordCounts, open_binary
+from wyrcli.sequences import open_binary
+from wyrcli.windows import RecordCounts
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 REFERENCE = "".join(random.Random(5).choices("ACGT", k=2000))

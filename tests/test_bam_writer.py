@@ -158,6 +158,17 @@ def test_names_that_bam_cannot_hold(tmp_path):
             write(tmp_path / "y.bam", find(name, [1.0]))
 
 
+def test_qualities_that_bam_cannot_hold(tmp_path):
+    """An error that names the record; dnaio reads them."""
+    for letter, shown in ((" ", "' '"), ("\x1f", r"'\\x1f'"), ("\x7f", r"'\\x7f'")):
+        finding = find("a", [1.0], record=4, qualities="II" + letter + "III")
+        with pytest.raises(WyrError, match=rf"x.bam: record 5 \('a'\) has the quality {shown}; expected"):
+            write(tmp_path / "x.bam", finding)
+    (segment,) = read(write(tmp_path / "y.bam", find("a", [1.0], qualities="!~IIII")))
+    assert segment.query_qualities.tolist() == [0, 93, 40, 40, 40, 40]
+    assert [p.name for p in tmp_path.iterdir()] == ["y.bam"]
+
+
 @needs_samtools
 def test_empty_bam_has_a_header(tmp_path):
     """samtools takes it."""

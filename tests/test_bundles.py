@@ -122,6 +122,15 @@ def test_round_trip(tmp_path: Path, scores: str) -> None:
         np.testing.assert_allclose(scores_of(folder, name, window.stop), expected, atol=1e-4)
 
 
+def test_a_sequence_is_as_long_as_its_record(tmp_path: Path) -> None:
+    """Also where its end was not read; the next one begins a line of its own."""
+    first, second = explain([0.9], name="a"), at(explain([0.2], name="b"), 1)
+    first = replace(first, window=first.window._replace(length=130))
+    fasta = pysam.FastaFile(str(make(tmp_path / "b", first, second) / "sequences.fa.gz"))
+    assert fasta.fetch("a") == first.window.sequence + "N" * 124
+    assert fasta.fetch("b") == second.window.sequence
+
+
 def test_windows_of_a_contig(tmp_path: Path, scores: str) -> None:
     """Overlaps are averaged, what was not read is N and has no score, chunks are in order."""
     sequence = "ACGTTGCATCCAGGTTTAACACGTACGATTACAGGG"

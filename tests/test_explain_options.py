@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from toy import TAXONOMY, TOKENIZER, explanandum
 from toy import explainer as toy_explainer
+from typer.models import OptionInfo
 
 from wyrcli.checkpoint import default_model, load_checkpoint, save_checkpoint, save_explainer
 from wyrcli.cli import main
+from wyrcli.cli.explain import explain
 from wyrcli.errors import CheckpointError
 from wyrcli.report import Agreement
 
@@ -146,6 +150,10 @@ def test_min_probability(run: Run, reads: Path, tmp_path: Path) -> None:
     assert len(rows(out)) < len(plain)
     assert json.loads(report.read_text())["written"]["windows_unsure"] == len(unsure)
     assert f"{len(unsure)} windows are called nothing" in err
+    run(
+        reads, "--rank", "genus", "--predictions", calls, "--min-probability", "superkingdom=0,genus=1", *FAST
+    )
+    assert "unsure" in {row[3] for row in rows(calls.read_text())}, "of the rank that is explained"
     wider = rows(run(reads, "--min-probability", "superkingdom=0,phylum=0,genus=1", *FAST)[1])
     phyla = set(load_checkpoint(default_model()).taxonomy.taxa[1])
     assert [row[:3] for row in wider] and any(row[3] in phyla for row in wider)
@@ -320,3 +328,36 @@ def test_the_demo_stays_as_it_is() -> None:
     """It names no thresholds."""
     assert "abstain" not in json.loads((default_model() / "checkpoint.json").read_text())
     assert load_checkpoint(default_model()).abstain == {}
+
+
+def test_several_targets_over_several_windows(run: Run, reads: Path, tmp_path: Path) -> None:
+    """Rows can be indexed, and no base counts twice."""
+    bed, report = tmp_path / "a.bed.gz", tmp_path / "run.json"
+    lines = reads.read_text().splitlines()
+    long = tmp_path / "long.fa"
+    long.write_text(">long\n" + "".join(line for line in lines if not line.startswith(">")) + "\n")
+    code, _, err = run(long, "--top-k", "2", "--threshold", "0.0001", "-o", bed, "--json", report, *FAST)
+    assert code == 0 and "not sorted" not in err
+    assert (tmp_path / "a.bed.gz.tbi").exists()
+    written = json.loads(report.read_text())["written"]
+    assert written["chunks"] > 2
+    found = rows(gzip.decompress(bed.read_bytes()).decode())
+    covered = set().union(*(range(int(row[1]), int(row[2])) for row in found))
+    assert written["bases_in_chunks"] == len(covered)
+
+
+def test_help_is_in_panels() -> None:
+    """Every option stands in one of five, in this order; what all commands have stands apart."""
+    panels = [
+        next((one.rich_help_panel for one in get_args(option) if isinstance(one, OptionInfo)), None)
+        for name, option in get_type_hints(explain, include_extras=True).items()
+        if name not in ("inputs", "quiet", "return")
+    ]
+    assert list(dict.fromkeys(panels)) == [
+        "Inputs",
+        "What to explain, and how finely",
+        "Outputs",
+        "To look at",
+        "Model and machine",
+    ]
+    assert [panel for panel, _ in groupby(panels)] == list(dict.fromkeys(panels)), "each in one piece"

@@ -24,7 +24,8 @@ from wyrcli.explanation import Window
 from wyrcli.inputs import InputOptions, open_windows
 from wyrcli.reads import open_reads
 from wyrcli.regions import Regions, read_regions
-from wyrcli.sequences import Read, RecordCounts, normalise, split_windows
+from wyrcli.sequences import Read, normalise
+from wyrcli.windows import RecordCounts, split_windows
 
 Write = Callable[[str | bytes], str]
 
@@ -119,7 +120,9 @@ def test_files_that_are_no_pair(write: Write) -> None:
     """One file, three files, one file twice, a pipe twice, BAM."""
     path = write(fastq("a"))
     os.symlink(path, path + "_link")
+    bam = write(gzip.compress(b"BAM\x01"))
     for paths, message in [
+        ([path, bam], "a BAM file has both mates; expected it without --paired"),
         ([path], "in twos"),
         ([path] * 3, "in twos"),
         ([path, path + "_link"], "named for both mates"),
@@ -250,6 +253,10 @@ def test_regions_beyond_the_end(write: Write) -> None:
     found, counts = windows([write(GENOME)], regions=bed, lenient=True)
     assert [(w.start, w.stop) for w in found] == [(0, 10)]
     assert counts.regions["beyond_end"] == 1 and "1 end beyond" in counts.warnings[0]
+    # A record of which no region is left has none; it is not short.
+    bed = write("one\t70\t81\n")
+    found, counts = windows([write(GENOME)], regions=bed, lenient=True)
+    assert not found and counts.skipped["no_region"] == counts.records and not counts.skipped["short"]
 
 
 def test_regions_of_something_else(write: Write) -> None:
@@ -384,7 +391,7 @@ def test_proteins_can_be_skipped_too(write: Write) -> None:
 # ---------------------------------------------------------------- pipes
 
 CODE = (
-    "import sys; from wyrcli.reads import *; from wyrcli.sequences import RecordCounts; "
+    "import sys; from wyrcli.reads import *; from wyrcli.windows import RecordCounts; "
     "reads = open_reads(sys.argv[1:], RecordCounts(), paired=len(sys.argv) > 2); "
     "print(*(r.name for r in reads))"
 )

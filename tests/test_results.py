@@ -328,6 +328,33 @@ def test_usage_errors(run: Run, reads: Path, tmp_path: Path) -> None:
 
 
 @needs_bigwig
+@pytest.mark.parametrize("options", [[], ["--show"], ["--format", "bam"], ["-o", "x.bed", "--html", "-"]])
+def test_no_stdout(reads: Path, tmp_path: Path, options: list[str]) -> None:
+    """A shell may close it: one line, and no traceback; who writes files does not need it."""
+    for command, code in ((options, 1), (["-o", "x.bed"], 0)):
+        done = subprocess.run(
+            [
+                "sh",
+                "-c",
+                'exec "$@" >&-',
+                "sh",
+                sys.executable,
+                "-m",
+                "wyrcli",
+                "explain",
+                reads,
+                "-q",
+                *command,
+            ],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        lines = [line for line in done.stderr.splitlines() if "error" in line or "Traceback" in line]
+        assert done.returncode == code and len(lines) == code
+        assert code == 0 or "there is no standard output" in lines[0]
+
+
 def test_safe_names(run: Run, tmp_path: Path) -> None:
     """Names that come twice and names that tools choke on: all outputs have safe ones, the map has both."""
     generator = random.Random(2)

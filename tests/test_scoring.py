@@ -19,8 +19,8 @@ from wyrcli.inference import explain
 from wyrcli.model.explainer import Explainer
 from wyrcli.model.frames import average_frames, average_strands, correlate, read_frames, sharpen
 from wyrcli.model.tokens import TokenBatch
-from wyrcli.sequences import overlapping_windows
 from wyrcli.targets import Question, ask, same_subject
+from wyrcli.windows import overlapping_windows
 
 CPU = torch.device("cpu")
 BASE, BOTH = scoring.BaseResolution(), scoring.BaseResolution(both_strands=True)

@@ -25,15 +25,8 @@ from hypothesis import strategies as st
 import wyrcli.sequences
 from wyrcli.errors import InputError
 from wyrcli.explanation import Window
-from wyrcli.sequences import (
-    CleanText,
-    RecordCounts,
-    RecordReader,
-    normalise,
-    read_records,
-    split_windows,
-    window_borders,
-)
+from wyrcli.sequences import CleanText, RecordReader, normalise, read_records
+from wyrcli.windows import RecordCounts, split_windows, window_borders
 
 N_RECORDS = 3000
 FASTQ = b"".join(b"@r%d x\n%s\n+\n%s\n" % (i, b"ACGTTGCA" * 4, b"I" * 32) for i in range(N_RECORDS))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wyrcli.explanation import Chunk, Explanation, Target, Window
-from wyrcli.sequences import overlapping_windows, window_borders
 from wyrcli.stitching import group, join_chunks, stitch
+from wyrcli.windows import overlapping_windows, window_borders
 
 SEQUENCE = "ACGTTGCATTAGC" * 40
 

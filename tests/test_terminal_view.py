@@ -16,6 +16,7 @@ from rich.console import Console
 
 from wyrcli.cli.show import TerminalView, choose_palette, draw_lines
 from wyrcli.explanation import Explanation, Target, Window
+from wyrcli.finding import Finding
 from wyrcli.terminal_view import (
     PALETTES,
     Line,
@@ -23,7 +24,6 @@ from wyrcli.terminal_view import (
     luminance,
     render_legend,
     render_read,
-    score_letters,
 )
 
 RANKS = ("superkingdom", "genus")
@@ -141,7 +141,7 @@ def test_hues_differ_for_the_colour_blind() -> None:
 def test_uncovered_letters_have_no_score() -> None:
     """Blanks between words belong to no token."""
     found = replace(explain([0.9, 0.2], sequence="one two", length=3), spans=np.array([[0, 3], [4, 7]]))
-    assert np.isnan(score_letters(found)).tolist() == [False] * 3 + [True] + [False] * 3
+    assert np.isnan(Finding(found).base_scores).tolist() == [False] * 3 + [True] + [False] * 3
     lines = render_read(found, RANKS, width=80, coloured=False, alphabet="text")
     assert "999 222" in text(lines) and "7 characters" in text(lines)
 

@@ -99,6 +99,7 @@ def test_errors(run: Run, reads: Path, tmp_path: Path) -> None:
     for arguments, words in [
         (["--browser-bundle", tmp_path / "full"], "not empty"),
         (["--browser-bundle", tmp_path / "new", "--igv-js", tmp_path / "no.js"], "no.js"),
+        (["--browser-bundle", tmp_path / "new", "--top-k", 2], "and 2 targets were asked for"),
         (["--html", tmp_path / "a.bed"], "two outputs"),
         (["--html", reads], "is an input"),
         (["--html", tmp_path / "no" / "x.html"], "there is no directory"),

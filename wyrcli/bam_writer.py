@@ -31,6 +31,7 @@ from wyrcli.writers import safe_text
 __all__ = ["BamWriter", "Program", "add_program", "open_bam"]
 
 MAX_NAME = 254  # letters of QNAME
+_QUALITIES = bytes(range(33, 127))
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class BamWriter:
         self._program = program
         self._file: Any = None
         self._template: Any = None  # header of the input, None where it has none
+        self._alike: Any = None  # of a later input, found to say the same
         self._findings: list[Finding] = []
         self._record = -1
 
@@ -123,11 +125,13 @@ class BamWriter:
             self._template = header
             content = self._pysam.AlignmentHeader.from_text(add_program(start, self._program))
             self._file = self._pysam.AlignmentFile(self._path, "wb", header=content)
-        elif header is not self._template and _essence(header) != _essence(self._template):
-            raise WyrError(
-                f"{self._shown}: the inputs differ in reference sequences or read groups, and one BAM file "
-                "has one header; explain them one by one"
-            )
+        elif header is not self._template and (header is None or header is not self._alike):
+            if _essence(header) != _essence(self._template):
+                raise WyrError(
+                    f"{self._shown}: the inputs differ in reference sequences or read groups, and one BAM "
+                    "file has one header; explain them one by one"
+                )
+            self._alike = header
         return self._file
 
     def _end_read(self) -> None:
@@ -193,6 +197,13 @@ class BamWriter:
         segment.flag = 4
         segment.query_sequence = sequence.decode("ascii")
         if windows[0].qualities:
+            # dnaio reads qualities of any letter; BAM holds those of ! to ~.
+            wrong = qualities.translate(None, _QUALITIES)
+            if wrong:
+                raise WyrError(
+                    f"{self._shown}: record {windows[0].record + 1} ('{printable(name)}') has the quality "
+                    f"{printable(ascii(chr(wrong[0])))}; expected letters from '!' to '~'"
+                )
             segment.query_qualities = self._pysam.qualitystring_to_array(qualities.decode("ascii"))
         return segment
 

@@ -75,26 +75,30 @@ class SafeNames:
 
 
 class _FastaWriter:
-    """Sequences in lines of one length, given piece by piece; what no piece covers is N."""
+    """Sequences in lines of one length, given piece by piece; what no piece covers is N, to the very end."""
 
     def __init__(self, handle: TextOutput) -> None:
         self._handle = handle
         self._line = ""
-        self._end = 0
+        self._end = self._length = 0
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, length: int) -> None:
+        """``length``: of the whole record, 0 where it is not known."""
         self.finish()
         self._handle.write(f">{name}\n")
-        self._end = 0
+        self._end, self._length = 0, length
 
     def add(self, start: int, sequence: str) -> None:
-        while self._end < start:
-            step = min(start - self._end, _STEP)
-            self._append("N" * step)
-            self._end += step
+        self._fill(start)
         fresh = sequence[self._end - start :]
         self._append(fresh)
         self._end += len(fresh)
+
+    def _fill(self, stop: int) -> None:
+        while self._end < stop:
+            step = min(stop - self._end, _STEP)
+            self._append("N" * step)
+            self._end += step
 
     def _append(self, letters: str) -> None:
         text = self._line + letters
@@ -104,6 +108,7 @@ class _FastaWriter:
         self._line = text[whole:]
 
     def finish(self) -> None:
+        self._fill(self._length)
         if self._line:
             self._handle.write(f"{self._line}\n")
         self._line = ""
@@ -242,7 +247,7 @@ class BundleWriter:
             self._flush(np.inf)
             self._record = window.record
             self._name = self._safe_names.new(window.name, window.record)
-            self._fasta.begin(self._name)
+            self._fasta.begin(self._name, window.length)
             self._scores.begin(self._name)
         self._flush(window.start)
         self._fasta.add(window.start, window.sequence)
@@ -251,7 +256,7 @@ class BundleWriter:
         self._write_name(explanation)
         target = explanation.target
         self.is_signed |= target is not None and bool(target.against)
-        self.longest = max(self.longest, window.stop)
+        self.longest = max(self.longest, window.stop, window.length)
         self.windows += 1
 
     def finish(self) -> None:

@@ -17,21 +17,9 @@ import dnaio
 
 from wyrcli.errors import InputError
 from wyrcli.explanation import Window
-from wyrcli.sequences import (
-    DamagedError,
-    Located,
-    Read,
-    RecordCounts,
-    count_read,
-    decompress,
-    encode_protein,
-    find_fault,
-    is_duplicate,
-    open_binary,
-    refuse,
-    skip_record,
-)
+from wyrcli.sequences import DamagedError, Located, Read, decompress, encode_protein, open_binary
 from wyrcli.tables import open_table
+from wyrcli.windows import RecordCounts, count_read, find_fault, is_duplicate, refuse, skip_record
 
 __all__ = ["Document", "cut_document", "new_counts", "read_documents", "split_documents", "split_proteins"]
 

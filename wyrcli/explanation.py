@@ -163,7 +163,12 @@ class Explanation:
 
         Of what comes behind the window, only the next one counts towards ``min_length``.
         """
-        found = 0
+        return sum(stop - start for start, stop in self.relevant_parts(threshold, min_length))
+
+    def relevant_parts(self, threshold: float = 0.5, min_length: int = 1) -> list[tuple[int, int]]:
+        """What lies inside the window of the relevant chunks, as half-open bp on the record; see
+        :meth:`relevant_bp`."""
+        parts = []
         for first, end in self._relevant_runs(threshold):
             start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])
             whole = stop - start
@@ -172,8 +177,15 @@ class Explanation:
             if end == len(self.mask):
                 whole += self.after
             if whole >= min_length:
-                found += stop - start
-        return found
+                parts.append((start, stop))
+        return parts
+
+    def open_start(self, threshold: float = 0.5) -> int | None:
+        """Where the chunk begins that goes on beyond the window, bp on the record; None if none does."""
+        if not self.after:
+            return None
+        first, _ = self._relevant_runs(threshold)[-1]
+        return self.before.start if first == 0 and self.before is not None else int(self.spans[first, 0])
 
     def _relevant_runs(self, threshold: float) -> list[tuple[int, int]]:
         side = side_of(self.mask, threshold)

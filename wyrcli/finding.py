@@ -57,6 +57,16 @@ class Finding:
         chunks = self.explanation.joined_chunks(self.threshold, self.min_length)
         return [(chunk, self.name_chunk(chunk) or self.label) for chunk in chunks]
 
+    @property
+    def relevant_parts(self) -> list[tuple[int, int]]:
+        """Half-open bp on the record: what lies inside the window of the relevant chunks."""
+        return self.explanation.relevant_parts(self.threshold, self.min_length)
+
+    @cached_property
+    def open_start(self) -> int | None:
+        """Where the chunk begins that goes on beyond the window, bp on the record; None if none does."""
+        return self.explanation.open_start(self.threshold)
+
     def name_chunk(self, chunk: Chunk) -> str | None:
         """What a chunk speaks for: the label, or the other class of a contrast."""
         target = self.explanation.target

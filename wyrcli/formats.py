@@ -107,8 +107,20 @@ def _each(write: Callable[[Finding], object]) -> Sink:
     return write_all
 
 
+def _at_end(stack: ExitStack, act: Callable[[], object]) -> None:
+    """Have something done before what is open now is closed, unless the block ends with an exception."""
+
+    def end(kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            act()
+
+    stack.push(end)
+
+
 def _open_bed(stack: ExitStack, path: str, settings: Settings) -> Sink:
-    return BedWriter(_open_text(stack, path, settings, "bed"), settings.taxonomy.ranks).write_group
+    writer = BedWriter(_open_text(stack, path, settings, "bed"), settings.taxonomy.ranks)
+    _at_end(stack, writer.finish)
+    return writer.write_group
 
 
 def _open_bedgraph(stack: ExitStack, path: str, settings: Settings) -> Sink:
@@ -121,7 +133,9 @@ def _open_bigwig(stack: ExitStack, path: str, settings: Settings) -> Sink:
 
 def _open_gff3(stack: ExitStack, path: str, settings: Settings) -> Sink:
     handle = _open_text(stack, path, settings, "gff")
-    return Gff3Writer(handle, known_taxids(settings.taxonomy)).write_group
+    writer = Gff3Writer(handle, known_taxids(settings.taxonomy))
+    _at_end(stack, writer.finish)
+    return writer.write_group
 
 
 def _open_tsv(stack: ExitStack, path: str, settings: Settings) -> Sink:
@@ -148,7 +162,7 @@ def _open_npz(stack: ExitStack, path: str, settings: Settings) -> Sink:
                 f"shorter than {settings.window_bp:,} bp and end in zeros"
             )
 
-    stack.push(lambda kind, error, trace: None if kind else tell())
+    _at_end(stack, tell)
     return _first(spool.write)
 
 

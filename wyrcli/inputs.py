@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from wyrcli import documents, sequences
+from wyrcli import documents
 from wyrcli.errors import InputError, WyrError
 from wyrcli.explanation import Window
 from wyrcli.model.tokens import Tokenizer
 from wyrcli.reads import open_reads
 from wyrcli.regions import read_regions
-from wyrcli.sequences import RecordCounts
+from wyrcli.windows import RecordCounts, split_windows
 
 __all__ = ["InputOptions", "new_counts", "open_windows"]
 
@@ -67,7 +67,7 @@ def open_windows(
         :func:`wyrcli.documents.read_documents`.
     window: most bp, residues or characters of a window; texts are cut further where the model reads less.
     counts: updated while the windows are taken.
-    on_skip: see :func:`wyrcli.sequences.split_windows`.
+    on_skip: see :func:`wyrcli.windows.split_windows`.
 
     Raises InputError at once for options that cannot be met and regions that cannot be read, and for
     malformed input while the windows are taken.
@@ -110,7 +110,7 @@ def _open_dna(
 
     def windows() -> Iterator[Window]:
         with closing(reads):
-            yield from sequences.split_windows(
+            yield from split_windows(
                 reads,
                 window,
                 counts,

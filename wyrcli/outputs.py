@@ -29,6 +29,7 @@ __all__ = [
     "check_inputs",
     "check_new_directory",
     "check_outputs",
+    "check_standard_output",
     "json_text",
     "new_directory",
     "open_output",
@@ -91,6 +92,7 @@ def open_output(path: str, make_index: MakeIndex | None = None) -> Iterator[Text
     WyrError: on entry, if the directory is missing or the file cannot be written.
     """
     if path == "-":
+        check_standard_output()
         yield sys.stdout
         sys.stdout.flush()
     elif _is_special(path):
@@ -110,6 +112,8 @@ def open_path(path: str) -> Iterator[str]:
 
     Raises WyrError on entry, if the directory is missing or the file cannot be written.
     """
+    if path == "-":
+        check_standard_output()
     if path == "-" or _is_special(path):
         with tempfile.TemporaryDirectory(prefix="wyr-") as folder:
             temporary = os.path.join(folder, "output")
@@ -154,6 +158,12 @@ def _temporary(path: str, make_index: MakeIndex | None = None) -> Iterator[str]:
         for unfinished in (temporary, temporary + ".tbi", temporary + ".csi"):
             _remove(unfinished)
         raise
+
+
+def check_standard_output() -> None:
+    """Raise WyrError where a shell closed it (``>&-``)."""
+    if sys.stdout is None:
+        raise WyrError("there is no standard output; expected a file (-o), or one that is open")
 
 
 def _is_special(path: str) -> bool:

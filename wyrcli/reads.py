@@ -16,8 +16,9 @@ import dnaio
 from wyrcli.alignments import read_alignments, sniff
 from wyrcli.errors import InputError, printable
 from wyrcli.salvage import salvage
-from wyrcli.sequences import Located, Read, RecordCounts, RecordReader, decompress, open_binary
+from wyrcli.sequences import Located, Read, RecordReader, decompress, open_binary
 from wyrcli.streams import peek
+from wyrcli.windows import RecordCounts
 
 __all__ = ["PairedReads", "ReadStream", "Reads", "RenamedReads", "open_reads"]
 
@@ -40,6 +41,7 @@ class Reads(ReadStream):
     lenient: give out malformed records with their fault instead of raising at the first.
     reference: FASTA file to decode CRAM with.
     aligned: whether BAM and CRAM are wanted.
+    paired: whether these are mates of another file's reads; BAM and CRAM hold both.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Reads(ReadStream):
         lenient: bool = False,
         reference: str | None = None,
         aligned: bool = True,
+        paired: bool = False,
     ) -> None:
         self.path: str | None = None
         self.number = 0
@@ -57,6 +60,7 @@ class Reads(ReadStream):
         self._lenient = lenient
         self._reference = reference
         self._aligned = aligned
+        self._paired = paired
         self._reads = self._read(paths)
 
     def __next__(self) -> Read:
@@ -75,6 +79,9 @@ class Reads(ReadStream):
             self.path, self.number = path, 0
             with open_binary(path) as file:
                 kind, whole = sniff(file)
+                if kind and self._aligned and self._paired:
+                    message = f"a {kind} file has both mates; expected it without --paired"
+                    raise InputError(message, path=path)
                 if kind and self._aligned:
                     reads = read_alignments(path, kind, whole, self._reference, self._counts.left_out)
                 else:
@@ -236,7 +243,7 @@ def open_reads(
         raise InputError("standard input can be read only once", path="-")
 
     def read(some: Sequence[str]) -> Reads:
-        return Reads(some, counts, lenient=lenient, reference=reference, aligned=aligned and not paired)
+        return Reads(some, counts, lenient=lenient, reference=reference, aligned=aligned, paired=paired)
 
     reads: ReadStream = (
         PairedReads([(read([a]), read([b])) for a, b in _pair_up(paths)]) if paired else read(paths)

@@ -41,9 +41,9 @@ class Regions:
     def take(self, name: str, length: int, min_bp: int) -> list[tuple[int, int]] | None:
         """The regions of a record, in order; overlapping ones become one, touching ones do not.
 
-        Those shorter than ``min_bp`` are left out; None if there is none of this name.  A name that
-        comes again has the same regions, and is not counted again.  Raises InputError if a region ends
-        beyond the record, unless lenient.
+        Those shorter than ``min_bp`` are left out; None if there is none of this name inside the record.  A
+        name that comes again has the same regions, and is not counted again.  Raises InputError if a region
+        ends beyond the record, unless lenient.
         """
         numbers = self._places.get(name)
         if numbers is None:
@@ -69,7 +69,7 @@ class Regions:
             self._seen.add(name)
             for what, n in counts.items():
                 self.counts[what] += n
-        return regions
+        return regions if regions or counts["short"] else None
 
     def finish(self, n_records: int) -> str:
         """What to warn of when all records were read; nothing if all is well.

@@ -14,7 +14,7 @@ import torch
 
 from wyrcli import __version__
 from wyrcli.checkpoint import Checkpoint, TrainedExplainer
-from wyrcli.sequences import RecordCounts
+from wyrcli.windows import RecordCounts
 
 __all__ = ["Agreement", "Stopwatch", "peak_memory_mb", "run_report"]
 

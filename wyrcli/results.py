@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from wyrcli.kraken import KrakenWriter, open_kraken
 from wyrcli.lifting import LiftCounts, LiftWriter
 from wyrcli.motifs import onehot_path
 from wyrcli.outputs import MakeIndex, TextOutput, open_output
+from wyrcli.waiting import Skipped, WaitingRecords
 from wyrcli.writers import PredictionsWriter, TokensWriter, bed_unsafe, safe_text
 
 __all__ = ["Requests", "ResultCounts", "Results", "open_results"]
@@ -135,16 +135,16 @@ class Results:
         self._one_score = one_score
         self._predictions, self._kraken, self._safe_names = predictions, kraken, safe_names
         self._group: list[Finding] = []
-        self._skipped: deque[tuple[int, str, int, str]] = deque()
+        self._skipped = WaitingRecords()
         self._wants_skipped = any(part is not None for part in (predictions, kraken, safe_names))
 
     def skip(self, record: int, name: str, length: int, reason: str) -> None:
         """A record without a window; another thread than that of :meth:`write` may call this.
 
-        Parameters as ``on_skip`` of :func:`wyrcli.sequences.split_windows` has them.
+        Parameters as ``on_skip`` of :func:`wyrcli.windows.split_windows` has them.
         """
         if self._wants_skipped:
-            self._skipped.append((record, name, length, reason))
+            self._skipped.add(Skipped(record, name, length, reason))
 
     def write(self, explanation: Explanation) -> None:
         """The next Explanation.  Raises WyrError where an output cannot hold it."""
@@ -190,16 +190,17 @@ class Results:
         if len(findings) == 1:
             counts.bases += sum(stop - start for start, stop in rows)
         else:
-            reached = 0
-            for start, stop in sorted(rows):
+            reached = 0  # chunks that go on beyond a window would count twice
+            parts = [part for finding in findings if finding.label for part in finding.relevant_parts]
+            for start, stop in sorted(parts):
                 counts.bases += max(stop - max(start, reached), 0)
                 reached = max(reached, stop)
         counts.unsure += all(finding.label is None for finding in findings)
         counts.unsafe_windows += bool(rows) and bed_unsafe(findings[0].window.name)
 
     def _write_skipped(self, before: float) -> None:
-        while self._skipped and self._skipped[0][0] < before:
-            record, name, length, reason = self._skipped.popleft()
+        while (skipped := self._skipped.take(before)) is not None:
+            record, name, length, reason = skipped
             if self._safe_names is not None:
                 name = self._safe_names.name(record, name)
             if self._predictions is not None:
@@ -213,6 +214,10 @@ class Results:
             self._write_group(self._group)
             self._group = []
         self._write_skipped(math.inf)
+
+    def close(self) -> None:
+        """Forget what is held back."""
+        self._skipped.close()
 
 
 def _place(finding: Finding) -> tuple[int, int, int]:
@@ -311,6 +316,7 @@ def open_results(requests: Requests, settings: Settings) -> Iterator[Results]:
             safe_names=safe_names,
             lifted=lifted,
         )
+        stack.callback(results.close)
         yield results
         results.finish()
         for end in opening.endings:

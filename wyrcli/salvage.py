@@ -163,7 +163,7 @@ def _salvage_fastq(path: str, text: CleanText) -> Iterator[Read]:
         if not message and not in_step and not lines.record_follows(4):
             reason, message, place = "malformed", "found a record among lines that are none", 0
         if not message:
-            yield Read(name, letters.decode("ascii"), is_fastq=True)
+            yield Read(name, letters.decode("ascii"), is_fastq=True, qualities=quality.decode("ascii"))
             lines.drop(4)
             in_step = True
             continue

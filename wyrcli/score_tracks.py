@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wyrcli.explanation import Explanation, find_runs
+from wyrcli.finding import Finding
 from wyrcli.outputs import TextOutput
-from wyrcli.terminal_view import score_letters
 
 __all__ = ["ScoreSpool", "read_spool", "write_bedgraph", "write_bigwig"]
 
@@ -56,7 +56,7 @@ class ScoreSpool:
         if grown > 0:
             self._sums = np.concatenate([self._sums, np.zeros(grown)])
             self._counts = np.concatenate([self._counts, np.zeros(grown, dtype=np.int64)])
-        scores = score_letters(explanation)
+        scores = Finding(explanation).base_scores
         place = slice(start - self._start, stop - self._start)
         self._sums[place] += np.nan_to_num(scores)
         self._counts[place] += ~np.isnan(scores)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from wyrcli.errors import counted, printable
 from wyrcli.explanation import Explanation
+from wyrcli.finding import Finding
 from wyrcli.writers import safe_text
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "level_of",
     "render_legend",
     "render_read",
-    "score_letters",
 ]
 
 LEVELS = 10  # tenths, so that colours and digits say the same
@@ -119,19 +119,6 @@ def level_of(score: float) -> int | None:
         return None
     tenth = min(int(abs(score) * LEVELS + 1e-6), LEVELS - 1)  # 0.7 is no exact float
     return tenth if score >= 0 else -tenth
-
-
-def score_letters(explanation: Explanation) -> NDArray[np.float32]:
-    """The mask by letter of the window; NaN for letters that no site covers, as blanks between words."""
-    window = explanation.window
-    scores = np.full(window.stop - window.start, np.nan, dtype=np.float32)
-    lengths = explanation.spans[:, 1] - explanation.spans[:, 0]
-    # The place of each covered letter: its site's start, and how far it is behind it.
-    behind = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    scores[np.repeat(explanation.spans[:, 0] - window.start, lengths) + behind] = np.repeat(
-        explanation.mask, lengths
-    )
-    return scores
 
 
 # ---------------------------------------------------------------- lines
@@ -240,7 +227,7 @@ def _render_letters(
 ) -> Iterator[Line]:
     window = explanation.window
     letters = safe_text(window.sequence) if window.sequence else ""
-    levels = [level_of(score) for score in score_letters(explanation).tolist()]
+    levels = [level_of(score) for score in Finding(explanation).base_scores.tolist()]
     margin = len(f"{window.stop:,}")
     for first, last in _rows(letters, max(_BLOCK, width - 2 * margin - 4)):
         cells = [Piece(letters[i], "score", levels[i], bool(in_chunk[i])) for i in range(first, last)]

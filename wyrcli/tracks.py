@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from wyrcli import letters
 from wyrcli.errors import WyrError, printable
 from wyrcli.finding import Finding
+from wyrcli.ordering import Row, RowQueue
 from wyrcli.outputs import TextOutput, open_path
 from wyrcli.writers import bed_text, safe_text
 
@@ -271,18 +272,20 @@ class Gff3Writer:
     """
 
     def __init__(self, handle: TextOutput, taxids: Sequence[dict[str, int]] = ()) -> None:
-        self._handle = handle
+        self._queue = RowQueue(handle)
         self._taxids = taxids
         handle.write("##gff-version 3\n")
 
     def write_group(self, findings: Sequence[Finding]) -> None:
-        """Write the rows of one window for all targets it was explained for, sorted by start."""
-        rows = [row for finding in findings for row in self._rows(finding)]
-        if len(findings) > 1:
-            rows.sort(key=lambda row: row[:2])
-        self._handle.write("".join([row[2] for row in rows]))
+        """Take the rows of one window for all targets it was explained for; of several, see
+        :meth:`finish`."""
+        self._queue.add(findings, [row for finding in findings for row in self._rows(finding)])
 
-    def _rows(self, finding: Finding) -> Iterator[tuple[int, int, str]]:
+    def finish(self) -> None:
+        """Write what is held back, of several targets, so that rows are sorted by start."""
+        self._queue.finish()
+
+    def _rows(self, finding: Finding) -> Iterator[Row]:
         if not finding.named_chunks:
             return
         explanation = finding.explanation

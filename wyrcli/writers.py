@@ -14,6 +14,7 @@ import numpy as np
 from wyrcli import letters
 from wyrcli.explanation import Chunk, Explanation
 from wyrcli.finding import Finding
+from wyrcli.ordering import Row, RowQueue
 from wyrcli.outputs import TextOutput
 from wyrcli.taxonomy import find_rank
 
@@ -142,7 +143,7 @@ class BedWriter:
         min_length: int = 1,
     ) -> None:
         self.counts = BedCounts()
-        self._handle = handle
+        self._queue = RowQueue(handle)
         self._rank = None if rank is None else find_rank(ranks, rank)
         self._threshold = threshold
         self._min_length = min_length
@@ -153,23 +154,26 @@ class BedWriter:
         return self.write_group([Finding(explanation, self._threshold, self._min_length, self._rank)])
 
     def write_group(self, findings: Sequence[Finding]) -> int:
-        """Write the rows of one window for all targets it was explained for, sorted by start.
+        """Take the rows of one window for all targets it was explained for; of several, see
+        :meth:`finish`.
 
         Returns their number.
         """
         rows = [row for finding in findings for row in self._rows(finding)]
+        self._queue.add(findings, rows)
         if not rows:
             return 0
-        if len(findings) > 1:
-            rows.sort(key=lambda row: row[:2])  # stable: targets in the order they were asked for
-        self._handle.write("".join([row[2] for row in rows]))
         self.counts.chunks += len(rows)
         self.counts.bases += sum(stop - start for start, stop, _ in rows)
         self.counts.unsafe_windows += bed_unsafe(findings[0].window.name)
         return len(rows)
 
+    def finish(self) -> None:
+        """Write what is held back, of several targets, so that rows are sorted by start."""
+        self._queue.finish()
+
     @staticmethod
-    def _rows(finding: Finding) -> list[tuple[int, int, str]]:
+    def _rows(finding: Finding) -> list[Row]:
         if not finding.named_chunks:
             return []
         explanation = finding.explanation
@@ -299,8 +303,8 @@ class PredictionsWriter:
     with_target: whether three more columns say what was asked for: ``target``, ``target_against`` (the other
         class of a contrast) and ``target_probability``.  A window then has a row per target.
 
-    ``status`` is ``unsure`` where the Explanandum is not sure enough of any taxon to name it; what it leans
-    to, with which probability, stands in the row nevertheless.
+    ``status`` is ``unsure`` where the Explanandum is not sure enough of any taxon to name it (of one rank,
+    where that alone is asked for); what it leans to, with which probability, stands in the row nevertheless.
     """
 
     def __init__(
@@ -333,8 +337,8 @@ class PredictionsWriter:
 
     def _row(self, finding: Finding) -> str:
         explanation, window = finding.explanation, finding.window
-        sure = explanation.label() is not None
-        fields = [bed_text(window.name), str(window.start), str(window.stop), "ok" if sure else "unsure"]
+        status = "unsure" if finding.label is None else "ok"
+        fields = [bed_text(window.name), str(window.start), str(window.stop), status]
         for taxon, probability in zip(explanation.lineage, explanation.probabilities, strict=True):
             fields += [safe_text(taxon), f"{probability:.6f}"]
         relevant_bp = explanation.relevant_bp(finding.threshold, finding.min_length)

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 __all__ = [
     "BothStrands",
     "Contrast",
+    "MinLength",
     "MinProbability",
     "Overlap",
+    "RankOption",
     "Resolution",
     "ResolutionOption",
     "Sharpen",
     "TargetOption",
+    "Threshold",
     "TopK",
     "check_windows",
     "pose_question",
@@ -36,6 +39,15 @@ class Resolution(StrEnum):
     base = "base"
 
 
+RankOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rank",
+        metavar="RANK",
+        help="Explain this rank alone; by default all together.",
+        rich_help_panel=_WHAT,
+    ),
+]
 TargetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -71,6 +83,27 @@ MinProbability = Annotated[
         metavar="P",
         help="Name no taxon below this probability: 0.8, or per rank genus=0.8,phylum=0.5; 0 names all. "
         "By default what the model says.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        "--threshold",
+        min=0,
+        max=1,
+        metavar="SCORE",
+        help="A token is important above this mask value.",
+        rich_help_panel=_WHAT,
+    ),
+]
+MinLength = Annotated[
+    int,
+    typer.Option(
+        "--min-length",
+        min=1,
+        metavar="N",
+        help="Shortest chunk to report, in letters.",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -147,7 +180,7 @@ def check_windows(
     """The resolution that is asked for, None for tokens.  Raises BadParameter where the model has no such."""
     from wyrcli.model.tokens import KmerTokenizer
     from wyrcli.scoring import BaseResolution
-    from wyrcli.sequences import check_overlap
+    from wyrcli.windows import check_overlap
 
     if overlap and checkpoint.alphabet != "dna":
         raise typer.BadParameter(

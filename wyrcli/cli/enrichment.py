@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from wyrcli.checkpoint import Checkpoint
     from wyrcli.examination import EvaluatedWindows
     from wyrcli.result_tables import Cell
-    from wyrcli.sequences import RecordCounts
+    from wyrcli.windows import RecordCounts
 
 __all__ = ["enrichment"]
 

@@ -11,12 +11,15 @@ import typer
 from wyrcli.cli.asking import (
     BothStrands,
     Contrast,
+    MinLength,
     MinProbability,
     Overlap,
+    RankOption,
     Resolution,
     ResolutionOption,
     Sharpen,
     TargetOption,
+    Threshold,
     TopK,
     check_windows,
     pose_question,
@@ -35,6 +38,7 @@ from wyrcli.cli.inputs import (
     warn_of_reads,
 )
 from wyrcli.cli.options import (
+    MACHINE,
     Device,
     ExplainerKind,
     ExplainerOption,
@@ -47,11 +51,26 @@ from wyrcli.cli.options import (
     Threads,
     set_threads,
 )
+from wyrcli.cli.results import (
+    Coverage,
+    CoverageDepth,
+    FormatOption,
+    Index,
+    Json,
+    KrakenOutput,
+    KrakenReport,
+    Lift,
+    Output,
+    Predictions,
+    SafeNames,
+    ScoresOption,
+    Tokens,
+)
 from wyrcli.cli.views import Bundle, Html, HtmlLimit, IgvJs, Show, ShowLimit, ViewOptions, Views
 
 if TYPE_CHECKING:
     from wyrcli.results import ResultCounts
-    from wyrcli.sequences import RecordCounts
+    from wyrcli.windows import RecordCounts
 
 __all__ = ["explain"]
 
@@ -63,75 +82,39 @@ def explain(
             help="FASTA or FASTQ files, plain or gz, bz2, xz, zst; BAM; CRAM; - is stdin.  For a model of "
             "proteins FASTA; for one of texts a text per line, or tables (.csv, .tsv, .parquet) with a "
             "column text.",
-            metavar="READS...",
+            metavar="READS",
         ),
     ],
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="File to write; may be given several times.  Its extension says what: .bed and .gff3 "
-            "(important chunks), .bedgraph and .bw (scores), .tsv (a row per token), .parquet, .jsonl, .npz "
-            "(for motif tools), .bam (tags).  Text with .gz is BGZF.  - is stdout.",
-            metavar="FILE",
-            show_default="-; nothing with --show",
-        ),
-    ] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="Format where the extension says none: bed, bedgraph, bigwig, gff3, tsv, parquet, jsonl, "
-            "npz, bam.",
-            show_default="bed",
-        ),
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option("--tokens", help="TSV file of a score for every token.")
-    ] = None,
-    predictions: Annotated[
-        str | None, typer.Option("--predictions", help="TSV file of what each sequence was called.")
-    ] = None,
-    json: Annotated[str | None, typer.Option("--json", help="Report of the run.")] = None,
-    kraken_output: Annotated[
-        str | None,
-        typer.Option(
-            "--kraken-output", help="Calls of reads, and what their bases speak for, as in Kraken 2."
-        ),
-    ] = None,
-    kraken_report: Annotated[
-        str | None, typer.Option("--kraken-report", help="Reads per taxon, as Kraken 2 reports them.")
-    ] = None,
-    lift: Annotated[
-        str | None,
-        typer.Option("--lift", help="Of aligned reads: important chunks on the reference, as BED12."),
-    ] = None,
-    coverage: Annotated[
-        str | None,
-        typer.Option(
-            "--coverage", help="Of aligned reads: mean score along the reference, .bedgraph or .bw."
-        ),
-    ] = None,
-    coverage_depth: Annotated[
-        str | None,
-        typer.Option("--coverage-depth", help="Number of reads in that mean, .bedgraph or .bw."),
-    ] = None,
-    safe_names: Annotated[
-        str | None,
-        typer.Option("--safe-names", help="Call records r1, r2, ... and write here what they stand for."),
-    ] = None,
-    scores: Annotated[
-        bool, typer.Option("--scores", help="Put the score of every token into .jsonl, too.")
-    ] = False,
-    index: Annotated[
-        bool | None,
-        typer.Option(
-            "--index/--no-index",
-            help="Whether .gz tables get an index for tabix; by default if their rows are sorted.",
-            show_default=False,
-        ),
-    ] = None,
+    paired: PairedOption = False,
+    regions: RegionsOption = None,
+    mask_lower: MaskLowerOption = MaskLower.keep,
+    reference: ReferenceOption = None,
+    on_error: OnErrorOption = OnError.fail,
+    rename_duplicates: RenameOption = False,
+    rank: RankOption = None,
+    target: TargetOption = None,
+    contrast: Contrast = None,
+    top_k: TopK = 0,
+    min_probability: MinProbability = None,
+    threshold: Threshold = 0.5,
+    min_length: MinLength = 1,
+    resolution: ResolutionOption = Resolution.token,
+    both_strands: BothStrands = False,
+    sharpen: Sharpen = False,
+    overlap: Overlap = 0,
+    output: Output = None,
+    format: FormatOption = None,
+    tokens: Tokens = None,
+    predictions: Predictions = None,
+    json: Json = None,
+    kraken_output: KrakenOutput = None,
+    kraken_report: KrakenReport = None,
+    lift: Lift = None,
+    coverage: Coverage = None,
+    coverage_depth: CoverageDepth = None,
+    safe_names: SafeNames = None,
+    scores: ScoresOption = False,
+    index: Index = None,
     show: Show = False,
     show_limit: ShowLimit = 20,
     html: Html = None,
@@ -141,34 +124,18 @@ def explain(
     model: Model = None,
     explainer: ExplainerOption = ExplainerKind.state,
     operator: OperatorOption = Operator.gate,
-    rank: Annotated[
-        str | None, typer.Option("--rank", help="Explain this rank alone; by default all together.")
-    ] = None,
-    target: TargetOption = None,
-    contrast: Contrast = None,
-    top_k: TopK = 0,
-    min_probability: MinProbability = None,
-    resolution: ResolutionOption = Resolution.token,
-    both_strands: BothStrands = False,
-    sharpen: Sharpen = False,
-    overlap: Overlap = 0,
-    threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="A token is important above this mask value.")
-    ] = 0.5,
-    min_length: Annotated[
-        int,
-        typer.Option("--min-length", min=1, help="Shortest chunk to report, in letters."),
-    ] = 1,
-    paired: PairedOption = False,
-    regions: RegionsOption = None,
-    mask_lower: MaskLowerOption = MaskLower.keep,
-    reference: ReferenceOption = None,
-    on_error: OnErrorOption = OnError.fail,
-    rename_duplicates: RenameOption = False,
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, help="Full-length windows per batch.")
+        int,
+        typer.Option(
+            "--batch-size",
+            "-b",
+            min=1,
+            metavar="N",
+            help="Full-length windows per batch.",
+            rich_help_panel=MACHINE,
+        ),
     ] = 64,
     threads: Threads = 0,
     quiet: Quiet = False,
@@ -266,7 +233,14 @@ def explain(
         results = stack.enter_context(open_results(requests, settings))
         report = stack.enter_context(outputs.open_output(json)) if json is not None else None
         views = Views(
-            view_options, stack, checkpoint, trained, rank=rank, threshold=threshold, min_length=min_length
+            view_options,
+            stack,
+            checkpoint,
+            trained,
+            rank=rank,
+            threshold=threshold,
+            min_length=min_length,
+            n_targets=question.size,
         )
         explanations = run(
             open_windows(

@@ -12,7 +12,7 @@ from wyrcli.errors import counted
 
 if TYPE_CHECKING:
     from wyrcli.inputs import InputOptions
-    from wyrcli.sequences import RecordCounts
+    from wyrcli.windows import RecordCounts
 
 __all__ = [
     "MaskLower",
@@ -42,8 +42,15 @@ class MaskLower(StrEnum):
     n = "n"
 
 
+_INPUTS = "Inputs"
+
 PairedOption = Annotated[
-    bool, typer.Option("--paired", help="Files come in twos: first mates, second mates; names are checked.")
+    bool,
+    typer.Option(
+        "--paired",
+        help="Files come in twos: first mates, second mates; names are checked.",
+        rich_help_panel=_INPUTS,
+    ),
 ]
 OnErrorOption = Annotated[
     OnError,
@@ -51,23 +58,39 @@ OnErrorOption = Annotated[
         "--on-error",
         help="A malformed record ends the run, or is skipped and counted.  A file that is damaged or cut off "
         "always ends it.",
+        rich_help_panel=_INPUTS,
     ),
 ]
 ReferenceOption = Annotated[
-    str | None, typer.Option("--reference", help="FASTA file that CRAM is decoded with.", metavar="FASTA")
+    str | None,
+    typer.Option(
+        "--reference",
+        help="FASTA file that CRAM is decoded with.",
+        metavar="FASTA",
+        rich_help_panel=_INPUTS,
+    ),
 ]
 RegionsOption = Annotated[
     str | None,
-    typer.Option("--regions", help="Explain only these stretches of the records.", metavar="BED"),
+    typer.Option(
+        "--regions",
+        help="Explain only these stretches of the records.",
+        metavar="BED",
+        rich_help_panel=_INPUTS,
+    ),
 ]
 MaskLowerOption = Annotated[
-    MaskLower, typer.Option("--mask-lower", help="Lower-case (soft-masked) bases are bases, or N.")
+    MaskLower,
+    typer.Option(
+        "--mask-lower", help="Lower-case (soft-masked) bases are bases, or N.", rich_help_panel=_INPUTS
+    ),
 ]
 RenameOption = Annotated[
     bool,
     typer.Option(
         "--rename-duplicates",
         help="A second read of a name gets _2, ...; remembers all names, 100 bytes each.",
+        rich_help_panel=_INPUTS,
     ),
 ]
 

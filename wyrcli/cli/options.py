@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "MACHINE",
     "Device",
     "Embeddings",
     "ExplainerKind",
@@ -74,24 +75,45 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+MACHINE = "Model and machine"
+"""The panel of ``--help`` with these options."""
+
 Model = Annotated[
     Path | None,
     typer.Option(
         "--model",
         "-m",
+        metavar="MODEL",
         help="Checkpoint directory, or a name that 'wyr models' lists; by default the one marked there.",
+        rich_help_panel=MACHINE,
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=MACHINE)]
 Threads = Annotated[
-    int, typer.Option("--threads", "-t", min=0, help="CPU threads; 0 = all that this process may use.")
+    int,
+    typer.Option(
+        "--threads",
+        "-t",
+        min=0,
+        metavar="N",
+        help="CPU threads; 0 = all that this process may use.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="Number format; auto = bf16 where the device has it.")
+    Precision,
+    typer.Option(
+        "--precision", help="Number format; auto = bf16 where the device has it.", rich_help_panel=MACHINE
+    ),
 ]
-ExplainerOption = Annotated[ExplainerKind, typer.Option("--explainer", help="Which kind of Explainer.")]
+ExplainerOption = Annotated[
+    ExplainerKind, typer.Option("--explainer", help="Which kind of Explainer.", rich_help_panel=MACHINE)
+]
 OperatorOption = Annotated[
-    Operator, typer.Option("--operator", help="Removal operator that the Explainer was trained for.")
+    Operator,
+    typer.Option(
+        "--operator", help="Removal operator that the Explainer was trained for.", rich_help_panel=MACHINE
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]

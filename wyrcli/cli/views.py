@@ -16,26 +16,60 @@ from wyrcli.errors import WyrError
 if TYPE_CHECKING:
     from wyrcli.checkpoint import Checkpoint, TrainedExplainer
     from wyrcli.explanation import Explanation
-    from wyrcli.sequences import RecordCounts
+    from wyrcli.windows import RecordCounts
 
 __all__ = ["Bundle", "Html", "HtmlLimit", "IgvJs", "Show", "ShowLimit", "ViewOptions", "Views"]
 
+_VIEWS = "To look at"
+
 Show = Annotated[
-    bool, typer.Option("--show", help="Print reads coloured by score; BED then needs a file (-o).")
+    bool,
+    typer.Option(
+        "--show", help="Print reads coloured by score; BED then needs a file (-o).", rich_help_panel=_VIEWS
+    ),
 ]
-ShowLimit = Annotated[int, typer.Option("--show-limit", min=1, help="Most windows that --show prints.")]
+ShowLimit = Annotated[
+    int,
+    typer.Option(
+        "--show-limit", min=1, metavar="N", help="Most windows that --show prints.", rich_help_panel=_VIEWS
+    ),
+]
 Html = Annotated[
-    str | None, typer.Option("--html", help="Page of reads coloured by score, with filters: one file.")
+    str | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Page of reads coloured by score, with filters: one file.",
+        rich_help_panel=_VIEWS,
+    ),
 ]
 HtmlLimit = Annotated[
-    int, typer.Option("--html-limit", min=0, help="Most windows on the page; the first ones are taken.")
+    int,
+    typer.Option(
+        "--html-limit",
+        min=0,
+        metavar="N",
+        help="Most windows on the page; the first ones are taken.",
+        rich_help_panel=_VIEWS,
+    ),
 ]
 Bundle = Annotated[
     Path | None,
-    typer.Option("--browser-bundle", help="New folder that IGV, igv.js and JBrowse 2 open: all, indexed."),
+    typer.Option(
+        "--browser-bundle",
+        metavar="DIR",
+        help="New folder that IGV, igv.js and JBrowse 2 open: all, indexed.",
+        rich_help_panel=_VIEWS,
+    ),
 ]
 IgvJs = Annotated[
-    Path | None, typer.Option("--igv-js", help="Copy of igv.min.js for the browser bundle's page.")
+    Path | None,
+    typer.Option(
+        "--igv-js",
+        metavar="FILE",
+        help="Copy of igv.min.js for the browser bundle's page.",
+        rich_help_panel=_VIEWS,
+    ),
 ]
 
 
@@ -56,6 +90,10 @@ class ViewOptions:
             raise typer.BadParameter(
                 "prints on standard output; expected files for all other outputs", param_hint="--show"
             )
+        if self.show:
+            from wyrcli.outputs import check_standard_output
+
+            check_standard_output()
         if self.igv_js is not None and self.bundle is None:
             raise typer.BadParameter("needs --browser-bundle", param_hint="--igv-js")
         if self.bundle is not None:
@@ -77,6 +115,7 @@ class Views:
         rank: str | None,
         threshold: float,
         min_length: int,
+        n_targets: int,
     ) -> None:
         from wyrcli.bundles import open_bundle
         from wyrcli.cli.show import TerminalView
@@ -111,6 +150,11 @@ class Views:
         if options.bundle is not None:
             if alphabet != "dna":
                 raise WyrError("a browser bundle is for DNA; this model reads something else")
+            if n_targets > 1:
+                raise WyrError(
+                    f"a browser bundle has room for one score per base, and {n_targets} targets were asked "
+                    "for; make one for each"
+                )
             self._bundle = stack.enter_context(
                 open_bundle(
                     options.bundle,
