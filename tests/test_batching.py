@@ -239,15 +239,16 @@ def test_windows_are_read_one_by_one() -> None:
 
 
 def test_balanced_draws() -> None:
-    """Each class of the first rank as often, and within it each of the last; the same for a seed."""
+    """By the square root of the classes within, and each of these equally often; the same for a seed."""
     labels = np.array([[0, 0]] * 90 + [[0, 1]] * 9 + [[1, 2]] * 1)
+    first = 2**0.5 / (2**0.5 + 1)
     weights = balance(labels)
     assert weights.sum() == pytest.approx(1)
     plan, again = (Plan(100, 10, 3, weights=weights) for _ in range(2))
     rows = np.concatenate([plan.rows(step) for step in range(400)])
     assert (rows == np.concatenate([again.rows(step) for step in range(400)])).all()
     shares = np.bincount(labels[rows, 1]) / len(rows)
-    np.testing.assert_allclose(shares, [0.25, 0.25, 0.5], atol=0.04)
+    np.testing.assert_allclose(shares, [first / 2, first / 2, 1 - first], atol=0.04)
     within = np.bincount(rows, minlength=100)[:90]
     assert (within > 0).all() and within.std() < 2 * within.mean() ** 0.5
 

@@ -89,6 +89,21 @@ def test_the_transformer_answers_as_the_counts_did() -> None:
     assert near < 0.15 * apart
 
 
+def test_whitened() -> None:
+    """What attention brings has no mean, and the same variance wherever windows differ at all."""
+    network = CountingNetwork(fresh(), TOKENIZER.kmers())
+    batch = TOKENIZER.batch(list(labelled(400, length=300).sequences))
+    network.whiten([batch])
+    attention = network.explanandum.backbone.encoder.layer[0].get_submodule("attention")
+    with torch.no_grad():
+        mean = network._mean(batch, network.table())
+        brought = attention.get_submodule("output")(attention.get_submodule("self.value")(mean))
+    torch.testing.assert_close(brought.mean(0), torch.zeros(32), atol=0.1, rtol=0)  # rounding
+    before, after = (torch.linalg.eigvalsh(torch.cov(x.T.double())).flip(0) for x in (mean, brought))
+    assert before[0] > 20 * before[7]
+    assert after[0] < 2.5 * after[7]
+
+
 def test_counting_learns_and_finetuning_goes_on() -> None:
     """Classes that differ in their letters are told apart, and still are after a step of finetuning."""
     texts = ["AT" * 40 + "ACGT" * 5, "GC" * 40 + "ACGT" * 5] * 16

@@ -137,16 +137,18 @@ class Plan:
 def balance(labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """How often to draw each window so that no class crowds out the others: float64 (N,), for :class:`Plan`.
 
-    The classes of the first rank are drawn equally often, within each those of the last, and within these
-    the windows.  ``labels``: class within each rank, (N, R).
+    A class of the first rank is drawn in proportion to the square root of the number of classes of the last
+    rank in it: between equally often, at the cost of every genus of a large superkingdom, and at the cost of
+    the small ones.  Within it the classes of the last rank come equally often, and within these the windows.
+    ``labels``: class within each rank, (N, R).
 
-    >>> balance(np.array([[0, 0], [0, 0], [0, 1], [1, 2]]))
-    array([0.125, 0.125, 0.25 , 0.5  ])
+    >>> balance(np.array([[0, 0], [0, 0], [1, 1], [1, 2], [1, 3], [1, 4]])).round(3)
+    array([0.167, 0.167, 0.167, 0.167, 0.167, 0.167])
     """
     pairs, of_pair, n_windows = np.unique(labels[:, [0, -1]], axis=0, return_inverse=True, return_counts=True)
     _, of_first, n_pairs = np.unique(pairs[:, 0], return_inverse=True, return_counts=True)
-    weights = 1.0 / (len(n_pairs) * n_pairs[of_first] * n_windows)
-    return np.asarray(weights[of_pair.ravel()], dtype=np.float64)
+    weights = (n_pairs[of_first] ** -0.5 / n_windows)[of_pair.ravel()]
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
 def cut_pieces(

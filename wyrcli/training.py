@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wyrcli.batching import Piece, Plan, Windows, cut_pieces
+from wyrcli.batching import Piece, Plan, Windows, balance, cut_pieces
 from wyrcli.distribution import World
 from wyrcli.engine import Report, Result, Task, TrainingOptions, fit
 from wyrcli.metrics import balanced_accuracy
@@ -44,6 +44,7 @@ __all__ = [
 # What the mean over frames gives is spread over more tokens: with the area of a single frame, the inverse of
 # the rounded mask shows more than before (docs/experiments.md).
 _WIDER = 1.2
+_TO_WHITEN = 8192  # windows
 _OTHERS = 0.3  # weight of the masks of other classes, which have no teacher
 _MOST_EXAMINED = 512  # validation windows that an Explainer is scored on
 
@@ -95,23 +96,33 @@ def count(
     validation: Windows | None = None,
     ranks: Sequence[str] = (),
     metric: str = "",
+    dropout: float = 0.1,
     run: RunFolder | None = None,
     state: State | None = None,
     save_every_s: float = 300.0,
 ) -> Result:
     """Train a classifier of random weights on k-mer counts alone; see :mod:`wyrcli.model.counting`.
 
-    Parameters as in :func:`finetune`, which goes on from here.
+    Parameters as in :func:`finetune`, which goes on from here.  ``dropout``: share of features, in training.
     """
     names = list(ranks) or [str(r) for r in range(len(explanandum.sizes))]
     metric = metric or f"balanced_accuracy_{names[-1]}"
-    network = CountingNetwork(explanandum, tokenizer.kmers())
+    network = CountingNetwork(explanandum, tokenizer.kmers(), dropout)
+    if state is None:
+        plan = Plan(len(train), options.batch_size, options.seed, None, _weights(train, options))
+        steps = range(min(-(-_TO_WHITEN // plan.batch_size), plan.steps_per_epoch))
+        pieces = cut_pieces(train, tokenizer, plan, steps=steps, shortest=options.shortest)
+        network.whiten(piece.batch for step in pieces for piece in step)
     task = _Counting(network, tokenizer, options, names, metric, validation)
     result = fit(
         task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
     )
     network.finish()
     return result
+
+
+def _weights(train: Windows, options: TrainingOptions) -> NDArray[np.float64] | None:
+    return balance(train.labels) if options.balanced else None
 
 
 class _Finetuning(Task):

@@ -85,6 +85,12 @@ def finetune(
             help="Train a network of --config on k-mer counts alone, much faster; go on with --from.",
         ),
     ] = False,
+    dropout: Annotated[
+        float,
+        typer.Option(
+            "--dropout", min=0, max=0.95, help="With --counts: share of features dropped in training."
+        ),
+    ] = 0.1,
     layers: Annotated[
         int,
         typer.Option(
@@ -119,8 +125,8 @@ def finetune(
         bool,
         typer.Option(
             "--balanced",
-            help="Draw windows so that the classes of the widest rank come equally often, and within each "
-            "those of the narrowest.",
+            help="Draw windows so that the classes of the narrowest rank come equally often within each of "
+            "the widest, and these by the square root of how many they hold.",
         ),
     ] = False,
     shortest: Annotated[
@@ -245,6 +251,7 @@ def finetune(
             "embeddings": str(embeddings),
             "pooling": pooling,
             "counts": counts,
+            "dropout": dropout if counts else None,
             "layers": layers,
             "freeze": freeze,
             "lora": lora,
@@ -302,7 +309,7 @@ def finetune(
             }
             work = (train, options, world, report)
             if counts and isinstance(explanandum, Explanandum) and isinstance(tokenizer, KmerTokenizer):
-                result = training.count(explanandum, tokenizer, *work, **common)
+                result = training.count(explanandum, tokenizer, *work, dropout=dropout, **common)
             else:
                 result = training.finetune(explanandum, tokenizer, *work, class_weights=weights, **common)
         if lora:

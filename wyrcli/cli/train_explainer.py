@@ -101,6 +101,12 @@ def train_explainer(
         Embeddings,
         typer.Option("--embeddings", help="lstm: start of k-mer embeddings, as in wyr finetune."),
     ] = Embeddings.random,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Draw rare classes more often, as wyr finetune.")
+    ] = False,
+    reverse_complement: Annotated[
+        bool, typer.Option("--reverse-complement", help="Turn each window of DNA round at random.")
+    ] = False,
     extend: Annotated[
         bool,
         typer.Option("--continue", help="Start from the Explainer of this kind that is there; replaces it."),
@@ -226,6 +232,8 @@ def train_explainer(
             )
         dataset = Dataset.open(data)
         check_alphabet(tokenizer, dataset)
+        if reverse_complement and tokenizer.alphabet != "dna":
+            raise typer.BadParameter("--reverse-complement is for DNA")
         train = dataset.split_for("train", checkpoint.taxonomy)
         if sample:
             train = train.sample(sample, seed)
@@ -240,6 +248,8 @@ def train_explainer(
             precision="bf16" if choose_precision(precision, where) == torch.bfloat16 else "fp32",
             validate_every=validate_every,
             patience=patience,
+            balanced=balanced,
+            reverse_complement=reverse_complement,
             seed=seed,
         )
         about = {
