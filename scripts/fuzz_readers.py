@@ -3,8 +3,8 @@
 Oracles, for whatever is read:
 
 * an InputError (one printable line that names one of the files) or an OSError, never another exception;
-* records = windowed + skipped, each skipped one told of once; windows are of their record's letters, in order,
-  and tile it but for windows of N, or lie on each other by the overlap that was asked for;
+* records = windowed + skipped, each skipped one told of once; windows are of their record's letters, in
+  order, and tile it but for windows of N, or lie on each other by the overlap that was asked for;
 * where strict reading succeeds, names and letters are those that a slow parser finds, which is written
   here line by line and shares nothing with wyr; and lenient reading finds the same;
 * where it fails, lenient reading finds at least what was read before;
@@ -38,8 +38,13 @@ IUPAC = "ACGTURYSWKMBDHVN"
 COMPLEMENT = str.maketrans("ACGTURYSWKMBDHVN", "TGCAAYRSWMKVHDBN")
 NAME_LETTERS = [chr(i) for i in range(33, 127)]
 HOSTILE_NAMES = (
-    "track1", "browser", "#x", ">y", "@z", "+", "a;b=c,d", "a/1", "a/2", "chr1:5-9", "<b>", "&amp;", "'", '"', "%s",
-    "..", "/etc/passwd", "=1+1", "*", ".", "-", "NaN", "x" * 300,
+    "track1", "browser", "#x", ">y", "@z", "+", "a;b=c,d", "a/1", "a/2", "chr1:5-9", "<b>", "&amp;", "'", '"',
+    "%s", "..", "/etc/passwd", "=1+1", "*", ".", "-", "NaN", "x" * 300,
+)  # fmt: skip
+NOISE = (
+    b"", b"\n", b"\0" * 100, b"BAM\1", b"CRAM", b"\x1f\x8b", b"\x1f\x8b\x08\x04", b"BZh9", b"\xfd7zXZ\0",
+    b"\x28\xb5\x2f\xfd", b"@HD\tVN:1.6\n", b"LOCUS x\n", b"PK\3\4", b">", b"@", b"@\n\n+\n\n", b">\n\n",
+    b"\xef\xbb\xbf", b"\xef",
 )  # fmt: skip
 REFERENCE = "".join(random.Random(5).choices("ACGT", k=3000))
 
@@ -204,9 +209,10 @@ def _insert(rng: random.Random, data: bytes) -> bytes:
     at = _spot(rng, data)
     what = rng.choice(
         [
-            b"\0", b"\0" * 50, b"\xff", b"\xc3\xa9", b"\xe2\x80\xae", b"\x1b[31m", b"\r", b"\n", b"\r\n", b"\n\n\n", b">",
-            b"@", b"+", b"#", b";", b"\n>", b"\n@", b"\n+\n", b"\n#", b" ", b"\t", b"\x0b", b"\x0c", b"\x1c", b"\x85",
-            b"\xef\xbb\xbf", b"*", b"-", b"E", b"x" * 5000, rng.randbytes(20), b"\x1a", b"\xe2\x80\xa8",
+            b"\0", b"\0" * 50, b"\xff", b"\xc3\xa9", b"\xe2\x80\xae", b"\x1b[31m", b"\r", b"\n", b"\r\n",
+            b"\n\n\n", b">", b"@", b"+", b"#", b";", b"\n>", b"\n@", b"\n+\n", b"\n#", b" ", b"\t", b"\x0b",
+            b"\x0c", b"\x1c", b"\x85", b"\xef\xbb\xbf", b"*", b"-", b"E", b"x" * 5000, rng.randbytes(20),
+            b"\x1a", b"\xe2\x80\xa8",
         ]
     )  # fmt: skip
     return data[:at] + what + data[at:]
@@ -608,11 +614,7 @@ def _mixture(rng: random.Random, folder: Path, kinds: list[str]) -> None:
             records = make_records(rng)
             text = rng.choice([write_fasta, write_fastq])(rng, records)
             if rng.random() < 0.2:
-                text = rng.choice(
-                    [rng.randbytes(300), b"", b"\n", b"\0" * 100, b"BAM\1", b"CRAM" + rng.randbytes(40), b"\x1f\x8b",
-                     b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"@HD\tVN:1.6\n", b"LOCUS x\n", b"PK\3\4", b">", b"@",
-                     b"\x1f\x8b\x08\x04" + rng.randbytes(60), b"@\n\n+\n\n", b">\n\n", b"\xef\xbb\xbf", b"\xef"]
-                )  # fmt: skip
+                text = rng.choice(NOISE) + rng.choice([b"", b"", rng.randbytes(rng.randint(1, 300))])
             parts.append(compress(rng, text, folder)[1] if rng.random() < 0.4 else text)
         path = folder / f"dataset_{number}.dat"
         path.write_bytes(b"".join(parts))

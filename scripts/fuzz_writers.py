@@ -1,12 +1,12 @@
-"""Cases for the writers: made-up Explanations through every output format at once, the page, the terminal, the bundle.
+"""Cases for the writers: made-up Explanations through all output formats at once, and through the views.
 
 Names, taxa and ranks are any text; sites are tokens, single bases, some with gaps between them, or none;
 scores lie anywhere in [0, 1], for contrasts in [-1, 1], often on borders.  Oracles:
 
 * a WyrError (one printable line, no file left) where a format cannot hold the names, and only there;
-* each file is read by a parser that is not ours (json, pyarrow, pyBigWig, pysam, numpy, tabix, an XML parser), has
-  the rows that a slow calculation here expects, and agrees with the others;
-* no text of a file can leave its field: numbers of columns and lines, the page outside its data, escape codes.
+* each file is read by a parser that is not ours (json, pyarrow, pyBigWig, pysam, numpy, tabix, an XML
+  parser), has the rows that a slow calculation here expects, and agrees with the others;
+* no text leaves its field: numbers of columns and lines, the page outside its data, escape codes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import shutil
 from collections import Counter
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -45,17 +44,18 @@ from wyrcli.writers import bed_text, safe_text
 
 WINDOW = 120
 RANKS = (
-    ("superkingdom", "phylum", "genus"), ("superkingdom", "realm", "genus", "species"), ("label",), ("genus",),
-    ("name", "target"), ("start", "score"), ("a b", "x\ty"), ("<b>", "é"), ("chunks", "record"),
+    ("superkingdom", "phylum", "genus"), ("superkingdom", "realm", "genus", "species"), ("label",),
+    ("genus",), ("name", "target"), ("start", "score"), ("a b", "x\ty"), ("<b>", "é"), ("chunks", "record"),
 )  # fmt: skip
 HOSTILE = (
-    "", " ", ".", "-", "*", "#", "#x", "##gff-version 3", ">", ">x", "!", "track", "track name=x", "TRACK1", "browser x",
-    "visibility", "chrom", "Chrom", "a\tb", "a\nb", "a\rb", "a\r\nb", "a\x00b", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07",
-    "\x9b31m", "\u202egnp.exe", "\u2066x", "\u200b", "\ufeff", "\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "é", "e\u0301",
-    "日本語", "😀", "\U000e0041", "\ufffd", "\uffff", "<script>alert(1)</script>", "</script>", "<!--", "-->", "]]>", "&amp;",
-    "&", "%", "%s%d", "%3B", "a;b=c,d&e", "a:1-2", "chr1:5", "'", '"', "\\", "\\n", "{}", "{0}", "[bold]", "[/]", "=1+1", "@SUM(1)",
-    "NaN", "null", "None", "true", "0", "1e5", "../../x", "C:\\x", "javascript:alert(1)", "x" * 254, "x" * 255, "y" * 5000,
-    "日" * 300, "r1", "r2", "a_b", "a b", "U+202E",
+    "", " ", ".", "-", "*", "#", "#x", "##gff-version 3", ">", ">x", "!", "track", "track name=x", "TRACK1",
+    "browser x", "visibility", "chrom", "Chrom", "a\tb", "a\nb", "a\rb", "a\r\nb", "a\x00b",
+    "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b31m", "\u202egnp.exe", "\u2066x", "\u200b", "\ufeff",
+    "\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "é", "e\u0301", "日本語", "😀", "\U000e0041",
+    "\ufffd", "\uffff", "<script>alert(1)</script>", "</script>", "<!--", "-->", "]]>", "&amp;", "&", "%", "%s%d",
+    "%3B", "a;b=c,d&e", "a:1-2", "chr1:5", "'", '"', "\\", "\\n", "{}", "{0}", "[bold]", "[/]", "=1+1",
+    "@SUM(1)", "NaN", "null", "None", "true", "0", "1e5", "../../x", "C:\\x", "javascript:alert(1)",
+    "x" * 254, "x" * 255, "y" * 5000, "日" * 300, "r1", "r2", "a_b", "a b", "U+202E",
 )  # fmt: skip
 _ALPHABETS = ("abc", "ab \t\n", "<>&'\"", "#>!@;=,%:", "\u0300\u0301a", "\u202a\u202b\u202c\u05d0a")
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
