@@ -108,8 +108,8 @@ def silence(path: Path) -> Iterator[None]:
         for number, copy in zip((1, 2), kept, strict=True):
             os.dup2(copy, number)
             os.close(copy)
-    said = path.read_bytes()
-    path.unlink()
+        said = path.read_bytes()
+        path.unlink()
     assert not said, f"printed: {said[:500]!r}"
 
 
@@ -135,7 +135,7 @@ def run_case(part: str, seed: int, number: int, folder: Path) -> tuple[str, Find
     kinds: list[str] = []
     before = open_descriptors()
     old = signal.signal(signal.SIGALRM, _alarm)
-    signal.setitimer(signal.ITIMER_REAL, CASE_SECONDS)
+    timer = signal.setitimer(signal.ITIMER_REAL, CASE_SECONDS)  # somebody else's, as pytest has one
     faulthandler.dump_traceback_later(3 * CASE_SECONDS, exit=True)
     begun = time.monotonic()
     error: BaseException | None = None
@@ -150,6 +150,7 @@ def run_case(part: str, seed: int, number: int, folder: Path) -> tuple[str, Find
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
         shutil.rmtree(inside, ignore_errors=True)
     if time.monotonic() - begun > SLOW_SECONDS:
         kinds.append("slow")

@@ -52,9 +52,9 @@ HOSTILE = (
     "browser x", "visibility", "chrom", "Chrom", "a\tb", "a\nb", "a\rb", "a\r\nb", "a\x00b",
     "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b31m", "\u202egnp.exe", "\u2066x", "\u200b", "\ufeff",
     "\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "é", "e\u0301", "日本語", "😀", "\U000e0041",
-    "\ufffd", "\uffff", "<script>alert(1)</script>", "</script>", "<!--", "-->", "]]>", "&amp;", "&", "%", "%s%d",
-    "%3B", "a;b=c,d&e", "a:1-2", "chr1:5", "'", '"', "\\", "\\n", "{}", "{0}", "[bold]", "[/]", "=1+1",
-    "@SUM(1)", "NaN", "null", "None", "true", "0", "1e5", "../../x", "C:\\x", "javascript:alert(1)",
+    "\ufffd", "\uffff", "<script>alert(1)</script>", "</script>", "<!--", "-->", "]]>", "&amp;", "&", "%",
+    "%s%d", "%3B", "a;b=c,d&e", "a:1-2", "chr1:5", "'", '"', "\\", "\\n", "{}", "{0}", "[bold]", "[/]",
+    "=1+1", "@SUM(1)", "NaN", "null", "None", "true", "0", "1e5", "../../x", "C:\\x", "javascript:alert(1)",
     "x" * 254, "x" * 255, "y" * 5000, "日" * 300, "r1", "r2", "a_b", "a b", "U+202E",
 )  # fmt: skip
 _ALPHABETS = ("abc", "ab \t\n", "<>&'\"", "#>!@;=,%:", "\u0300\u0301a", "\u202a\u202b\u202c\u05d0a")
