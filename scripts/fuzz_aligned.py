@@ -26,7 +26,7 @@ Place = tuple[str, int]
 
 
 def make_alignments(rng: random.Random) -> list[pysam.AlignedSegment]:
-    """Sorted by coordinate, with clips, gaps, splices and insertions, in both directions; unaligned ones last."""
+    """Sorted by coordinate, with clips, gaps, splices and insertions, in both directions; unaligned last."""
     header = pysam.AlignmentHeader.from_dict({"SQ": [{"SN": name, "LN": 100_000} for name in CHROMOSOMES]})
     places = [
         (rng.randrange(3), rng.choice([0, rng.randrange(300), rng.randrange(90_000)]))
