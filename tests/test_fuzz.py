@@ -52,6 +52,7 @@ def test_one_case_again() -> None:
         for _ in range(2)
     )
     assert one.stdout == two.stdout and one.stdout.endswith(": nothing found\n")
-    done = subprocess.run([*command, "--minutes", "0.02"], capture_output=True, text=True, check=True)
+    options = ["--only", "readers", "--minutes", "0.01"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
-    assert report["readers"]["cases"] > 0 and report["writers"]["findings"] == 0
+    assert report["readers"]["cases"] > 0 and report["readers"]["findings"] == 0
