@@ -94,6 +94,14 @@ def test_good_names_stay() -> None:
     assert SafeNames().new("contig_17", 5) == "contig_17"
 
 
+def test_ranks_of_any_name(tmp_path: Path) -> None:
+    """The table of names has a header that fits its rows."""
+    with open_bundle(tmp_path / "bundle", ("x\ty", "start")) as writer:
+        writer.write(explain([0.9] * 3, name="r"))
+    header, row = [line.split("\t") for line in (tmp_path / "bundle" / "names.tsv").read_text().splitlines()]
+    assert len(header) == len(row) == 8 and header[4::2] == ["x_y", "rank_start"]
+
+
 # ---------------------------------------------------------------- tables
 
 

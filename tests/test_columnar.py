@@ -80,6 +80,23 @@ def test_pandas_explodes_parquet_to_the_token_table(tmp_path):
     assert np.allclose(frame[scores].astype(float), table[scores], atol=0.51e-4)
 
 
+@pytest.mark.parametrize("ranks", [("label", "name", "target"), ("score", "chunks", "rank_score")])
+def test_ranks_that_are_called_as_other_columns(tmp_path, ranks):
+    """Datasets name them as they like: no two columns of one name, and every taxon at its place."""
+    path = tmp_path / "x.parquet"
+    with open_parquet(str(path), ranks) as writer:
+        writer.write(find("r1", [0.9, 0.1], lineage=("A", "B", "C"), target=TARGET))
+    (row,) = pq.read_table(path).to_pylist()
+    assert (row["name"], row["label"], row["target"], len(row["chunks"])) == ("r1", "Nyavirus", "Nyavirus", 1)
+    assert row["score"] == pytest.approx([0.9, 0.1])
+    columns = [name for name in row if row[name] in ("A", "B", "C")]
+    assert [row[name] for name in columns] == ["A", "B", "C"] and len(pd.read_parquet(path).columns) == len(
+        row
+    )
+    expected = ["rank_label", "rank_name", "rank_target"]
+    assert columns == (expected if "label" in ranks else ["rank_score", "rank_chunks", "rank_rank_score"])
+
+
 @pytest.mark.parametrize("limit", ["MAX_ROWS", "MAX_SITES"])
 def test_parquet_is_written_by_row_groups(tmp_path, monkeypatch, limit):
     """No more than a group is held."""

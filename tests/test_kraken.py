@@ -176,6 +176,20 @@ def test_any_reads_make_a_whole_report(reads, n_skipped):
     assert {taxid: called.count(taxid) for taxid in called} == {t: n for t, n in direct.items() if n}
 
 
+def test_blanks_before_a_name_are_not_its_depth():
+    """Readers tell a taxon's place in the tree by them."""
+    taxonomy = Taxonomy(("phylum", "genus"), (("  a", " "), ("   b", "c")), ((11, 12), (21, 22)))
+    handle = io.StringIO()
+    writer = KrakenWriter(taxonomy, None, handle)
+    for record, lineage in enumerate([("  a", "   b"), (" ", "c")]):
+        explanation = explain("r", [0.9], record=record, lineage=lineage, probabilities=(0.9, 0.9))
+        writer.write(Finding(explanation))
+    writer.finish()
+    assert [(row["name"], row["depth"]) for row in read_report(handle.getvalue())] == [
+        ("root", 0), ("a", 1), ("b", 2), (".", 1), ("c", 2),
+    ]  # fmt: skip
+
+
 def test_empty_input_has_a_report():
     """Nothing was read: two lines that say so."""
     rows, report = write()

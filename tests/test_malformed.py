@@ -91,6 +91,8 @@ WHOLE: dict[str, bytes] = {
     "trailing blank line": ABC + b"\n",
     "Windows line ends": ABC.replace(b"\n", b"\r\n"),
     "no last line end": ABC[:-1],
+    "half of the last Windows line end": ABC.replace(b"\n", b"\r\n")[:-1],
+    "control characters behind the name": A + B.replace(b"@b x", b"@b\x1cx") + C.replace(b"@c x", b"@c\x0cx"),
     "byte order mark": b"\xef\xbb\xbf" + ABC,
     "byte order mark in gz": gzip.compress(b"\xef\xbb\xbf" + ABC),
     "blank lines before": b"\r\n\n" + ABC,
@@ -166,6 +168,9 @@ ROWS: dict[str, Row] = {
     "-": Row(FASTA.replace(b">b x\nACG", b">b x\nA-G"), ("found '-'", 2, "b", None), ("ac", "bad_letters")),
     "*": Row(ABC.replace(B, B.replace(b"TT", b"T*")), ("'*'", 2, "b", None), ("ac", "bad_letters")),
     "no name": Row(FASTA.replace(b">b x", b">"), ("no name", 2, None, None), ("ac", "no_name")),
+    "form feed before the name": Row(
+        A + B.replace(b"@b", b"@\x0cb") + C, ("no name", 2, None, None), ("ac", "no_name")
+    ),
     "no name in FASTQ": Row(A + B.replace(b"@b x", b"@") + C, ("no name", 2, None, None), ("ac", "no_name")),
     "space before the name": Row(
         FASTA.replace(b">b x", b"> b"), ("no name", 2, None, None), ("ac", "no_name")

@@ -145,6 +145,17 @@ def test_a_malformed_mate_leaves_the_others_in_step(write: Write) -> None:
     assert (caught.value.record, caught.value.name) == (2, "")
 
 
+def test_a_mate_whose_name_is_not_ascii(write: Write) -> None:
+    """A fault of that read alone."""
+    first = write(fastq("a/1", "b/1", "c/1"))
+    second = write(fastq("a/2", "b/2", "c/2").encode().replace(b"@b", b"@b\xe9"))
+    found, counts = windows([first, second], paired=True, lenient=True)
+    assert [window.name for window in found] == ["a/1", "a/2", "b/1", "c/1", "c/2"]
+    assert counts.skipped["not_ascii"] == 1
+    with pytest.raises(InputError, match="0xe9"):
+        windows([first, second], paired=True)
+
+
 def test_errors_of_mates_name_their_file(write: Write) -> None:
     """Letters are looked at when the other file was read already."""
     bad = fastq("a") + fastq("b").replace("ACG", "A-G")

@@ -415,6 +415,14 @@ def write(
     return results
 
 
+@pytest.mark.parametrize("name", ["été", "x" * 255])
+def test_no_output_is_left_where_one_cannot_be(tmp_path, name):
+    """A name that BAM cannot hold is refused before the outputs behind it are whole."""
+    with pytest.raises(WyrError, match="--safe-names"):
+        write(tmp_path, [explain("a", [0.9]), explain(name, [0.9], record=1)], ("x.bam", "y.bed", "z.tsv"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_targets_of_one_window_share_its_rows(tmp_path):
     """Sorted by start, so that an index fits; predictions have a row for each."""
     first, second = Target("T4", 2, 0.25), Target("Bacillus", 2, 0.5, against="T4")

@@ -457,6 +457,18 @@ def test_relevant_share_is_that_of_the_bed(options):
     assert share * 30 == pytest.approx(bed_text([explanation], **options)[1].counts.bases)
 
 
+@pytest.mark.parametrize("ranks", [("target", "name"), ("x\ty", "x_y"), ("a\nb", "status")])
+def test_headers_of_ranks_of_any_name(ranks):
+    """As many columns as rows have, and no two of one name."""
+    explanation = explain("r1", [0.75, 0.25])
+    for writer in (TokensWriter, PredictionsWriter):
+        handle = io.StringIO()
+        writer(handle, ranks, with_target=True).write(explanation)
+        header, *rows = [line.split("\t") for line in handle.getvalue().splitlines()]
+        assert {len(row) for row in rows} == {len(header)} and len(set(header)) == len(header)
+        assert header[0].startswith("#") and all(name.isprintable() for name in header)
+
+
 # ---------------------------------------------------------------- report
 
 

@@ -111,6 +111,10 @@ class BamWriter:
         if finding.window.record != self._record:
             self._end_read()
             self._record = finding.window.record
+            # What cannot be written is told now: at the end, other outputs of the run would be there already.
+            self._open(finding.window.source)
+            if finding.window.source is None:
+                self._check_name(safe_text(finding.window.name))
         self._findings.append(finding)
 
     def _open(self, source: Any) -> Any:
@@ -180,11 +184,6 @@ class BamWriter:
 
     def _new_segment(self, windows: Sequence[Window], header: Any) -> Any:
         name = safe_text(windows[0].name)
-        if len(name) > MAX_NAME or not name.isascii():
-            raise WyrError(
-                f"{self._shown}: '{printable(name)}' cannot be the name of a BAM record (at most {MAX_NAME} "
-                "ASCII letters); use --safe-names"
-            )
         length = max(windows[0].length, windows[-1].stop)
         sequence, qualities = bytearray(b"N" * length), bytearray(b"!" * length)
         for window in windows:
@@ -206,6 +205,13 @@ class BamWriter:
                 )
             segment.query_qualities = self._pysam.qualitystring_to_array(qualities.decode("ascii"))
         return segment
+
+    def _check_name(self, name: str) -> None:
+        if len(name) > MAX_NAME or not name.isascii():
+            raise WyrError(
+                f"{self._shown}: '{printable(name)}' cannot be the name of a BAM record (at most {MAX_NAME} "
+                "ASCII letters); use --safe-names"
+            )
 
     def close(self, *, whole: bool = True) -> None:
         """Write the last read and end the file; without ``whole``, only let it go."""

@@ -23,7 +23,7 @@ from wyrcli.explanation import Explanation, Window
 from wyrcli.outputs import TextOutput, check_new_directory, new_directory, open_output
 from wyrcli.result_tables import clean
 from wyrcli.score_tracks import ScoreSpool, read_spool, write_bedgraph, write_bigwig
-from wyrcli.writers import BedWriter, safe_text
+from wyrcli.writers import BedWriter, rank_columns, safe_text
 
 __all__ = ["BundleWriter", "SafeNames", "block_index", "check_bundle", "open_bundle"]
 
@@ -237,7 +237,8 @@ class BundleWriter:
         self._bed = BedWriter(self._rows, ranks, rank=rank, threshold=threshold, min_length=min_length)
         self._scores = ScoreSpool(spool)
         self._names = open_file("names.tsv")
-        columns = [column for r in ranks for column in (r, f"{r}_probability")]
+        names = rank_columns(ranks, ("name", "start", "end", "original_name"))
+        columns = [column for name in names for column in (name, f"{name}_probability")]
         self._names.write("\t".join(["#name", "start", "end", "original_name", *columns]) + "\n")
 
     def write(self, explanation: Explanation) -> None:

@@ -10,9 +10,14 @@ import numpy as np
 
 from wyrcli.finding import Finding
 from wyrcli.outputs import open_path
+from wyrcli.writers import rank_columns
 
 __all__ = ["ParquetWriter", "open_parquet"]
 
+_OWN_COLUMNS = (
+    *("record", "name", "start", "stop", "label", "target", "target_against", "target_probability"),
+    *("chunks", "starts", "stops", "score"),
+)
 MAX_ROWS = 4096  # of a row group
 MAX_SITES = 1 << 20  # of a row group: some 4 MB for each column of scores
 
@@ -29,7 +34,8 @@ class ParquetWriter:
     Parameters
     ----------
     path: a file of its own; :meth:`close` ends it.
-    ranks: of the lineages to come, from the widest to the narrowest.
+    ranks: of the lineages to come, from the widest to the narrowest; one that is called as another column
+        is ``rank_<rank>`` here.
     """
 
     def __init__(self, path: str, ranks: Sequence[str]) -> None:
@@ -37,7 +43,7 @@ class ParquetWriter:
         import pyarrow.parquet as pq
 
         self._pa = pa
-        self._ranks = tuple(ranks)
+        self._ranks = ranks = tuple(rank_columns(ranks, _OWN_COLUMNS))
         floats, wide = pa.list_(pa.float32()), pa.list_(pa.int64())
         chunk = pa.struct([("start", pa.int64()), ("stop", pa.int64()), ("mean_mask", pa.float32())])
         taxon = pa.dictionary(pa.int32(), pa.string())

@@ -164,7 +164,8 @@ class Report:
                 if not clades[child]:
                     continue
                 rank, name = child
-                shown = "  " * depth + safe_text(name)
+                # Blanks before a name are its depth, and must not be the name's own.
+                shown = "  " * depth + (safe_text(name).strip(" ") or ".")
                 number = self._direct.get(child, 0)
                 self._line(handle, clades[child], number, codes[rank], self._taxid(child), shown)
                 show(child, depth + 1, codes)

@@ -162,7 +162,8 @@ def _next_pair(first: Reads, second: Reads) -> tuple[Read, Read] | None:
         raise longer.error(
             f"this read has no mate: {_shown(ended)} ends after {ended.number} reads", extra.name
         )
-    if not one.name or not two.name:  # a fault of one of them, which is dealt with as any other
+    # No name, or one that is not ASCII, which dnaio refuses: a fault of one of them, dealt with as any other.
+    if not one.name or not two.name or not (one.name.isascii() and two.name.isascii()):
         return one, two
     if not dnaio.records_are_mates(dnaio.SequenceRecord(one.name, ""), dnaio.SequenceRecord(two.name, "")):
         message = (

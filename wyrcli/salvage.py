@@ -13,7 +13,16 @@ from collections import deque
 from collections.abc import Iterator
 
 from wyrcli.errors import InputError, printable
-from wyrcli.sequences import CleanText, DamagedError, Fault, Read, misplaced_sign, split_fasta, unknown_format
+from wyrcli.sequences import (
+    CleanText,
+    DamagedError,
+    Fault,
+    Read,
+    misplaced_sign,
+    record_name,
+    split_fasta,
+    unknown_format,
+)
 
 __all__ = ["salvage"]
 
@@ -59,10 +68,7 @@ def _text(data: bytes | bytearray) -> str:
 
 def _name(header: bytes | bytearray) -> str:
     """A record's name, from its header line without the sign."""
-    if header[:1].isspace():
-        return ""
-    words = _text(header).split(maxsplit=1)
-    return words[0] if words else ""
+    return record_name(_text(header))
 
 
 def _foreign_byte(*parts: bytes | bytearray) -> str:
@@ -115,7 +121,7 @@ class _Lines:
         rest = b"".join(parts)
         if rest:
             self.unended = True
-            yield rest
+            yield rest.removesuffix(b"\r")
 
     def peek(self, i: int) -> bytes | None:
         """The line after ``i`` others, or None at the end."""

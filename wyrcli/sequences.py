@@ -48,6 +48,7 @@ __all__ = [
     "normalise",
     "open_binary",
     "read_records",
+    "record_name",
     "split_fasta",
     "translate",
     "unknown_format",
@@ -654,6 +655,21 @@ def _unknown_letter(sequence: str, position: int, expected: str = "IUPAC nucleot
 
 # ---------------------------------------------------------------- reads
 
+
+def record_name(header: str) -> str:
+    """A record's name, from its header line without the sign: up to white space, of any kind.
+
+    (dnaio's ``id`` ends at a space or tab alone, but may begin with a form feed.)
+
+    >>> record_name("r1\\x0cx y"), record_name(" r1")
+    ('r1', '')
+    """
+    if header[:1].isspace():
+        return ""
+    words = header.split(maxsplit=1)
+    return words[0] if words else ""
+
+
 FAULTS = ("malformed", "not_ascii", "bad_letters", "no_name")
 """Why a single record cannot be used: its lines, its bytes, its sequence, its name."""
 
@@ -684,7 +700,9 @@ class Read(NamedTuple):
     def of(cls, record: dnaio.SequenceRecord) -> Read:
         """A record of FASTA or FASTQ."""
         qualities = record.qualities
-        return cls(record.id, record.sequence, qualities is not None, None, None, qualities or "")
+        return cls(
+            record_name(record.name), record.sequence, qualities is not None, None, None, qualities or ""
+        )
 
 
 @runtime_checkable

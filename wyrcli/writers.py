@@ -6,7 +6,7 @@ input gives a header-only file, not a missing one), and then one block per Expla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "bed_text",
     "bed_unsafe",
     "choose_shade",
+    "rank_columns",
     "safe_text",
 ]
 
@@ -67,6 +68,26 @@ def bed_text(text: str) -> str:
     'Tobacco_mosaic_virus'
     """
     return safe_text(text).replace(" ", "_")
+
+
+def rank_columns(ranks: Sequence[str], taken: Collection[str]) -> list[str]:
+    """What the columns of ranks are called: ``rank_<rank>`` where a table has a column of that name.
+
+    Datasets name their ranks as they like: ``label`` is usual.  With ``taken`` go names that are made of a
+    rank's: ``<rank>_probability`` and ``score_<rank>``.
+
+    >>> rank_columns(["genus", "label", "a\\tb"], {"label"})
+    ['genus', 'rank_label', 'a_b']
+    """
+    names: list[str] = []
+    used = set(taken)
+    for rank in ranks:
+        name = safe_text(rank)
+        while used & {name, f"{name}_probability", f"score_{name}"}:
+            name = f"rank_{name}"
+        used |= {name, f"{name}_probability", f"score_{name}"}
+        names.append(name)
+    return names
 
 
 def _join(fields: Sequence[str]) -> str:
@@ -231,7 +252,8 @@ class TokensWriter:
     def __init__(self, handle: TextOutput, ranks: Sequence[str], *, with_target: bool = False) -> None:
         self._handle = handle
         self._with_target = with_target
-        columns = ["#chrom", "start", "end", "token", "score", *(f"score_{rank}" for rank in ranks)]
+        names = rank_columns(ranks, ())
+        columns = ["#chrom", "start", "end", "token", "score", *(f"score_{name}" for name in names)]
         # The percent operator: twice as fast as joining formatted fields, for what numpy cannot write.
         self._row = "%s\t%d\t%d\t%s" + "\t%.4f" * (1 + len(ranks)) + "%s\n"
         handle.write(_join([*columns, "target"] if with_target else columns))
@@ -297,7 +319,8 @@ class PredictionsWriter:
     Parameters
     ----------
     handle: where to write; the header line is written at once.
-    ranks: as in :class:`BedWriter`; each gives columns ``<rank>`` and ``<rank>_probability``.
+    ranks: as in :class:`BedWriter`; each gives columns ``<rank>`` and ``<rank>_probability``, see
+        :func:`rank_columns`.
     threshold, min_length: what a relevant chunk is, for ``relevant_share``: the share of the window's bases
         that lie in relevant chunks.
     with_target: whether three more columns say what was asked for: ``target``, ``target_against`` (the other
@@ -320,7 +343,10 @@ class PredictionsWriter:
         self._threshold = threshold
         self._min_length = min_length
         self._with_target = with_target
-        columns = [column for rank in ranks for column in (rank, f"{rank}_probability")]
+        taken = {"name", "start", "end", "status", "relevant_share"}
+        taken |= {"target", "target_against", "target_probability"}
+        names = rank_columns(ranks, taken)
+        columns = [column for name in names for column in (name, f"{name}_probability")]
         columns.append("relevant_share")
         if with_target:
             columns += ["target", "target_against", "target_probability"]
