@@ -31,7 +31,7 @@ from wyrcli.errors import InputError
 from wyrcli.explanation import Window
 from wyrcli.inputs import InputOptions, open_windows
 from wyrcli.model.tokens import KmerTokenizer
-from wyrcli.sequences import RecordCounts
+from wyrcli.windows import RecordCounts
 
 TOKENIZER = KmerTokenizer.nucleotide_transformer_v2()
 IUPAC = "ACGTURYSWKMBDHVN"

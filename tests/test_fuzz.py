@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wyrcli import sequences, writers
+from wyrcli import windows, writers
 
 pytest.importorskip("pyBigWig")
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -32,7 +32,7 @@ def test_nothing_is_found(tmp_path: Path, part: str, cases: int) -> None:
 
 def test_a_broken_reader_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that lose a letter."""
-    monkeypatch.setattr(sequences, "_translate", lambda sequence, mask_lower: sequence.upper()[:-1] + "A")
+    monkeypatch.setattr(windows, "translate", lambda sequence, mask_lower=False: sequence.upper()[:-1] + "A")
     assert any("check_letters" in text or "check_windows" in text for text in causes(tmp_path, "readers", 15))
 
 
