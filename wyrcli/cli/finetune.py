@@ -21,6 +21,8 @@ from wyrcli.cli.options import (
     set_threads,
 )
 from wyrcli.cli.session import (
+    STEPS,
+    WATCHING,
     Accumulate,
     BatchSize,
     ClipNorm,
@@ -43,6 +45,9 @@ from wyrcli.cli.session import (
 __all__ = ["ClassWeights", "finetune"]
 
 
+_START, _DATA, _STORED = "Where it starts", "Windows and weights", "What is stored"
+
+
 class ClassWeights(StrEnum):
     """How much each class counts in the loss."""
 
@@ -57,57 +62,86 @@ def finetune(
         str,
         typer.Option(
             "--from",
+            rich_help_panel=_START,
             help="Weights to start from: a Nucleotide Transformer's directory, a checkpoint of wyr, or 50m, "
             "100m, 250m, 500m or OWNER/NAME of the Hugging Face hub, where that is on this machine.",
         ),
     ] = "",
-    download: Annotated[bool, typer.Option("--download", help="Fetch --from from the hub.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", rich_help_panel=_START, help="Fetch --from from the hub.")
+    ] = False,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="config.json of a network that starts from random weights."),
+        typer.Option(
+            "--config",
+            rich_help_panel=_START,
+            help="config.json of a network that starts from random weights.",
+        ),
     ] = None,
     embeddings: Annotated[
         Embeddings,
         typer.Option(
             "--embeddings",
+            rich_help_panel=_START,
             help="Start of random k-mer embeddings: composed of the shorter k-mers inside; strandless: "
             "the same, equal for reverse complements.",
         ),
     ] = Embeddings.random,
     pooling: Annotated[
         Pooling | None,
-        typer.Option("--pooling", help="What the heads read; default: as in --from, else mean."),
+        typer.Option(
+            "--pooling", rich_help_panel=_START, help="What the heads read; default: as in --from, else mean."
+        ),
     ] = None,
     counts: Annotated[
         bool,
         typer.Option(
             "--counts",
+            rich_help_panel=_START,
             help="Train a network of --config on k-mer counts alone, much faster; go on with --from.",
         ),
     ] = False,
     dropout: Annotated[
         float,
         typer.Option(
-            "--dropout", min=0, max=0.95, help="With --counts: share of features dropped in training."
+            "--dropout",
+            rich_help_panel=_START,
+            min=0,
+            max=0.95,
+            help="With --counts: share of features dropped in training.",
         ),
     ] = 0.1,
     layers: Annotated[
         int,
         typer.Option(
-            "--layers", min=0, help="Deepen the network of --from to so many; new layers at first do nothing."
+            "--layers",
+            rich_help_panel=_START,
+            min=0,
+            help="Deepen the network of --from to so many; new layers at first do nothing.",
         ),
     ] = 0,
     freeze: Annotated[
-        int, typer.Option("--freeze", min=0, help="Leave the embeddings and the first N layers as they are.")
+        int,
+        typer.Option(
+            "--freeze",
+            rich_help_panel=_DATA,
+            min=0,
+            help="Leave the embeddings and the first N layers as they are.",
+        ),
     ] = 0,
     lora: Annotated[
         int,
         typer.Option(
-            "--lora", min=0, help="Train low-rank updates of this rank instead of the layers; 0 = no."
+            "--lora",
+            rich_help_panel=_DATA,
+            min=0,
+            help="Train low-rank updates of this rank instead of the layers; 0 = no.",
         ),
     ] = 0,
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 5,
-    steps: Annotated[int, typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", rich_help_panel=STEPS, min=1)] = 5,
+    steps: Annotated[
+        int, typer.Option("--steps", rich_help_panel=STEPS, min=0, help="Optimiser steps; 0 = by --epochs.")
+    ] = 0,
     batch_size: BatchSize = 128,
     accumulate: Accumulate = 1,
     learning_rate: LearningRate = 2e-4,
@@ -116,15 +150,21 @@ def finetune(
     clip_norm: ClipNorm = 1.0,
     class_weights: Annotated[
         ClassWeights,
-        typer.Option("--class-weights", help="balanced: all classes of a rank count the same in the loss."),
+        typer.Option(
+            "--class-weights",
+            rich_help_panel=_DATA,
+            help="balanced: all classes of a rank count the same in the loss.",
+        ),
     ] = ClassWeights.none,
     reverse_complement: Annotated[
-        bool, typer.Option("--reverse-complement", help="Turn each window round at random.")
+        bool,
+        typer.Option("--reverse-complement", rich_help_panel=_DATA, help="Turn each window round at random."),
     ] = False,
     balanced: Annotated[
         bool,
         typer.Option(
             "--balanced",
+            rich_help_panel=_DATA,
             help="Draw windows so that the classes of the narrowest rank come equally often within each of "
             "the widest, and these by the square root of how many they hold.",
         ),
@@ -133,6 +173,7 @@ def finetune(
         int,
         typer.Option(
             "--shortest",
+            rich_help_panel=_DATA,
             min=0,
             help="Cut windows at random, down to so many letters, to know short reads too; 0 = never.",
         ),
@@ -141,6 +182,7 @@ def finetune(
         str,
         typer.Option(
             "--metric",
+            rich_help_panel=WATCHING,
             help="Score on the validation split that chooses the weights to keep: loss, or "
             "balanced_accuracy_RANK; by default that of the narrowest rank.",
         ),
@@ -151,6 +193,7 @@ def finetune(
         int,
         typer.Option(
             "--examined",
+            rich_help_panel=WATCHING,
             min=0,
             help="Score at most so many windows of the validation and of the test split, of all classes "
             "equally many where there are; 0 = all.",
@@ -158,11 +201,21 @@ def finetune(
     ] = 0,
     held_out: Annotated[
         int,
-        typer.Option("--held-out", min=0, help="Test windows to keep in the checkpoint for wyr evaluate."),
+        typer.Option(
+            "--held-out",
+            rich_help_panel=_STORED,
+            min=0,
+            help="Test windows to keep in the checkpoint for wyr evaluate.",
+        ),
     ] = 0,
-    name: Annotated[str, typer.Option("--name", help="Name of the model.")] = "",
-    notice: Annotated[str, typer.Option("--notice", help="A line that every user of the model sees.")] = "",
-    half: Annotated[bool, typer.Option("--half", help="Store weights as bf16: half the size.")] = False,
+    name: Annotated[str, typer.Option("--name", rich_help_panel=_STORED, help="Name of the model.")] = "",
+    notice: Annotated[
+        str,
+        typer.Option("--notice", rich_help_panel=_STORED, help="A line that every user of the model sees."),
+    ] = "",
+    half: Annotated[
+        bool, typer.Option("--half", rich_help_panel=_STORED, help="Store weights as bf16: half the size.")
+    ] = False,
     resume: Resume = False,
     save_minutes: SaveMinutes = 5.0,
     figure: CurveFigure = None,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from wyrcli.runs import RunFolder, State
 
 __all__ = [
+    "STEPS",
+    "WATCHING",
     "Accumulate",
     "BatchSize",
     "ClipNorm",
@@ -43,38 +45,77 @@ __all__ = [
     "watch",
 ]
 
+STEPS, WATCHING = "Steps", "Watching and stopping"  # panels of --help
+
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", "-b", min=1, help="Windows per step, all processes together.")
+    int,
+    typer.Option(
+        "--batch-size", "-b", rich_help_panel=STEPS, min=1, help="Windows per step, all processes together."
+    ),
 ]
-LearningRate = Annotated[float, typer.Option("--learning-rate", min=0, help="Peak; a cosine brings it to 0.")]
+LearningRate = Annotated[
+    float,
+    typer.Option("--learning-rate", rich_help_panel=STEPS, min=0, help="Peak; a cosine brings it to 0."),
+]
 Warmup = Annotated[
-    float, typer.Option("--warmup", min=0, max=1, help="Share of the steps in which the rate rises.")
+    float,
+    typer.Option(
+        "--warmup", rich_help_panel=STEPS, min=0, max=1, help="Share of the steps in which the rate rises."
+    ),
 ]
-WeightDecay = Annotated[float, typer.Option("--weight-decay", min=0, help="Of AdamW; 0 is Adam.")]
-ClipNorm = Annotated[float, typer.Option("--clip-norm", min=0, help="Longest gradient; 0 = no limit.")]
+WeightDecay = Annotated[
+    float, typer.Option("--weight-decay", rich_help_panel=STEPS, min=0, help="Of AdamW; 0 is Adam.")
+]
+ClipNorm = Annotated[
+    float, typer.Option("--clip-norm", rich_help_panel=STEPS, min=0, help="Longest gradient; 0 = no limit.")
+]
 Accumulate = Annotated[
-    int, typer.Option("--accumulate", min=1, help="Compute a step in so many pieces, to need less memory.")
+    int,
+    typer.Option(
+        "--accumulate",
+        rich_help_panel=STEPS,
+        min=1,
+        help="Compute a step in so many pieces, to need less memory.",
+    ),
 ]
 ValidateEvery = Annotated[
-    int, typer.Option("--validate-every", min=0, help="Steps between validations; 0 = once an epoch.")
+    int,
+    typer.Option(
+        "--validate-every",
+        rich_help_panel=WATCHING,
+        min=0,
+        help="Steps between validations; 0 = once an epoch.",
+    ),
 ]
 Patience = Annotated[
     int,
     typer.Option(
-        "--patience", min=0, help="Stop after so many validations without a better score; 0 = never."
+        "--patience",
+        rich_help_panel=WATCHING,
+        min=0,
+        help="Stop after so many validations without a better score; 0 = never.",
     ),
 ]
 Resume = Annotated[
     bool,
     typer.Option(
-        "--resume", help="Continue this training where it was stopped or killed; begin it if it never was."
+        "--resume",
+        rich_help_panel=WATCHING,
+        help="Continue this training where it was stopped or killed; begin it if it never was.",
     ),
 ]
 SaveMinutes = Annotated[
-    float, typer.Option("--save-minutes", min=0, help="Keep the state of the training every so often.")
+    float,
+    typer.Option(
+        "--save-minutes",
+        rich_help_panel=WATCHING,
+        min=0,
+        help="Keep the state of the training every so often.",
+    ),
 ]
 CurveFigure = Annotated[
-    Path | None, typer.Option("--figure", help="Draw the learning curve: .png, .pdf or .svg.")
+    Path | None,
+    typer.Option("--figure", rich_help_panel=WATCHING, help="Draw the learning curve: .png, .pdf or .svg."),
 ]
 
 

@@ -23,6 +23,7 @@ from wyrcli.cli.options import (
     set_threads,
 )
 from wyrcli.cli.session import (
+    STEPS,
     Accumulate,
     BatchSize,
     ClipNorm,
@@ -43,7 +44,11 @@ from wyrcli.cli.session import (
 
 __all__ = ["train_explainer"]
 
-Weight = Annotated[float | None, typer.Option(min=0, help="Replaces the preset's weight.")]
+_LOSS, _NETWORK, _DATA, _STORED = "The loss", "The network", "Windows", "What is stored"
+
+Weight = Annotated[
+    float | None, typer.Option(min=0, rich_help_panel=_LOSS, help="Replaces the preset's weight.")
+]
 
 
 def train_explainer(
@@ -54,7 +59,7 @@ def train_explainer(
         Operator, typer.Option("--operator", help="What a mask does to the classifier.")
     ] = Operator.gate,
     preset: Annotated[
-        Preset, typer.Option("--preset", help="Weights and choices of the loss.")
+        Preset, typer.Option("--preset", rich_help_panel=_LOSS, help="Weights and choices of the loss.")
     ] = Preset.balanced,
     classification: Weight = None,
     entropy: Weight = None,
@@ -62,59 +67,106 @@ def train_explainer(
     non_target_area: Weight = None,
     bounds: Weight = None,
     total_variation: Weight = None,
-    min_area: Annotated[float | None, typer.Option(min=0, max=1, help="a: least share of tokens.")] = None,
-    max_area: Annotated[float | None, typer.Option(min=0, max=1, help="b: largest share of tokens.")] = None,
+    min_area: Annotated[
+        float | None, typer.Option(rich_help_panel=_LOSS, min=0, max=1, help="a: least share of tokens.")
+    ] = None,
+    max_area: Annotated[
+        float | None, typer.Option(rich_help_panel=_LOSS, min=0, max=1, help="b: largest share of tokens.")
+    ] = None,
     classification_temperature: Annotated[
-        float | None, typer.Option(help="Divides the logits in the classification term; below 1, sharper.")
+        float | None,
+        typer.Option(
+            rich_help_panel=_LOSS, help="Divides the logits in the classification term; below 1, sharper."
+        ),
     ] = None,
     single_rank: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of steps in which one rank's mask must do for it alone."),
+        typer.Option(
+            rich_help_panel=_LOSS,
+            min=0,
+            max=1,
+            help="Share of steps in which one rank's mask must do for it alone.",
+        ),
     ] = None,
     concrete_temperature: Annotated[
-        float | None, typer.Option(min=0, help="Binary concrete noise on m in training; 0 = none.")
+        float | None,
+        typer.Option(rich_help_panel=_LOSS, min=0, help="Binary concrete noise on m in training; 0 = none."),
     ] = None,
     normalised: Annotated[
         bool | None,
         typer.Option(
             "--normalised/--not-normalised",
+            rich_help_panel=_LOSS,
             help="Read the masked answer as if the mean were over the kept tokens alone.",
         ),
     ] = None,
     dropping: Annotated[
         float | None,
-        typer.Option(min=0, max=0.99, help="Hide up to this share of the kept tokens as well, at random."),
+        typer.Option(
+            rich_help_panel=_LOSS,
+            min=0,
+            max=0.99,
+            help="Hide up to this share of the kept tokens as well, at random.",
+        ),
     ] = None,
     target_labels: Annotated[
-        str | None, typer.Option("--target-labels", help="true or predicted classes choose the mask.")
+        str | None,
+        typer.Option(
+            "--target-labels", rich_help_panel=_LOSS, help="true or predicted classes choose the mask."
+        ),
     ] = None,
     entropy_divisor: Annotated[
-        str | None, typer.Option("--entropy-divisor", help="classes (as printed), log or none.")
+        str | None,
+        typer.Option("--entropy-divisor", rich_help_panel=_LOSS, help="classes (as printed), log or none."),
     ] = None,
     states: Annotated[
         int,
-        typer.Option("--states", min=0, help="state: number of last hidden states; 0 = all, embeddings too."),
+        typer.Option(
+            "--states",
+            rich_help_panel=_NETWORK,
+            min=0,
+            help="state: number of last hidden states; 0 = all, embeddings too.",
+        ),
     ] = 0,
-    width: Annotated[int, typer.Option("--width", min=1, help="state: features per token.")] = 64,
-    hidden: Annotated[int, typer.Option("--hidden", min=1, help="lstm: units per direction.")] = 80,
+    width: Annotated[
+        int, typer.Option("--width", rich_help_panel=_NETWORK, min=1, help="state: features per token.")
+    ] = 64,
+    hidden: Annotated[
+        int, typer.Option("--hidden", rich_help_panel=_NETWORK, min=1, help="lstm: units per direction.")
+    ] = 80,
     embeddings: Annotated[
         Embeddings,
-        typer.Option("--embeddings", help="lstm: start of k-mer embeddings, as in wyr finetune."),
+        typer.Option(
+            "--embeddings",
+            rich_help_panel=_NETWORK,
+            help="lstm: start of k-mer embeddings, as in wyr finetune.",
+        ),
     ] = Embeddings.random,
     balanced: Annotated[
-        bool, typer.Option("--balanced", help="Draw rare classes more often, as wyr finetune.")
+        bool,
+        typer.Option(
+            "--balanced", rich_help_panel=_DATA, help="Draw rare classes more often, as wyr finetune."
+        ),
     ] = False,
     reverse_complement: Annotated[
-        bool, typer.Option("--reverse-complement", help="Turn each window of DNA round at random.")
+        bool,
+        typer.Option(
+            "--reverse-complement", rich_help_panel=_DATA, help="Turn each window of DNA round at random."
+        ),
     ] = False,
     extend: Annotated[
         bool,
-        typer.Option("--continue", help="Start from the Explainer of this kind that is there; replaces it."),
+        typer.Option(
+            "--continue",
+            rich_help_panel=_NETWORK,
+            help="Start from the Explainer of this kind that is there; replaces it.",
+        ),
     ] = False,
     refine: Annotated[
         bool,
         typer.Option(
             "--refine",
+            rich_help_panel=_NETWORK,
             help="Teach the Explainer that is there the mean of its masks over all reading frames; "
             "replaces it.",
         ),
@@ -122,13 +174,21 @@ def train_explainer(
     sample: Annotated[
         int,
         typer.Option(
-            "--sample", min=0, help="Train on so many windows, drawn at random; 0 = all. [paper: 239391]"
+            "--sample",
+            rich_help_panel=_DATA,
+            min=0,
+            help="Train on so many windows, drawn at random; 0 = all. [paper: 239391]",
         ),
     ] = 0,
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 1,
+    epochs: Annotated[int, typer.Option("--epochs", rich_help_panel=STEPS, min=1)] = 1,
     steps: Annotated[
         int,
-        typer.Option("--steps", min=0, help="Optimiser steps; 0 = by --epochs, at least 500 (lstm: 1,500)."),
+        typer.Option(
+            "--steps",
+            rich_help_panel=STEPS,
+            min=0,
+            help="Optimiser steps; 0 = by --epochs, at least 500 (lstm: 1,500).",
+        ),
     ] = 0,
     batch_size: BatchSize = 64,
     accumulate: Accumulate = 1,
@@ -137,8 +197,12 @@ def train_explainer(
     clip_norm: ClipNorm = 1.0,
     validate_every: ValidateEvery = 0,
     patience: Patience = 0,
-    half: Annotated[bool, typer.Option("--half", help="Store weights as bf16: half the size.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an Explainer of this kind.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", rich_help_panel=_STORED, help="Store weights as bf16: half the size.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", rich_help_panel=_STORED, help="Replace an Explainer of this kind.")
+    ] = False,
     resume: Resume = False,
     save_minutes: SaveMinutes = 5.0,
     figure: CurveFigure = None,
