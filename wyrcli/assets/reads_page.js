@@ -232,6 +232,8 @@ function setOpen(index, isOpen) {
   if (isOpen) {
     const perLine = lettersPerLine(windows[index]);
     parts.detail.style.minHeight = `${Math.ceil(windows[index].sequence.length / perLine) * 1.4}rem`;
+    /* A single read is drawn at once; of all of them, those in sight. */
+    if (!isAllOpen) drawSequence(index);
     watcher.unobserve(parts.card);
     watcher.observe(parts.card);
   } else {
