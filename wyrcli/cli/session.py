@@ -45,7 +45,9 @@ __all__ = [
     "watch",
 ]
 
-STEPS, WATCHING = "Steps", "Watching and stopping"  # panels of --help
+# Panels of --help.
+STEPS = "Steps"
+WATCHING = "Watching and stopping"
 
 BatchSize = Annotated[
     int,
