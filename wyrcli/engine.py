@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wyrcli.batching import Piece, Plan, Windows, balance, cut_pieces
@@ -68,6 +70,10 @@ class TrainingOptions:
     validate_every: int = 0
     patience: int = 0
     seed: int = 0
+
+    def weigh(self, windows: Windows) -> NDArray[np.float64] | None:
+        """How often each window is to be drawn; None for all alike."""
+        return balance(windows.labels) if self.balanced else None
 
     def total_steps(self, n_windows: int) -> int:
         """Number of optimiser steps for a training set of that size."""
@@ -153,8 +159,7 @@ def fit(
     InputError: the loss is no number any more.
     """
     lengths = getattr(windows.sequences, "lengths", None) if options.bucket else None
-    weights = balance(windows.labels) if options.balanced else None
-    plan = Plan(len(windows), options.batch_size, options.seed, lengths, weights)
+    plan = Plan(len(windows), options.batch_size, options.seed, lengths, options.weigh(windows))
     total = options.total_steps(len(windows))
     every = options.validate_every or plan.steps_per_epoch
     trainer = _Trainer(task, options, world, total)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wyrcli.batching import Piece, Plan, Windows, balance, cut_pieces
+from wyrcli.batching import Piece, Plan, Windows, cut_pieces
 from wyrcli.distribution import World
 from wyrcli.engine import Report, Result, Task, TrainingOptions, fit
 from wyrcli.metrics import balanced_accuracy
@@ -109,7 +109,7 @@ def count(
     metric = metric or f"balanced_accuracy_{names[-1]}"
     network = CountingNetwork(explanandum, tokenizer.kmers(), dropout)
     if state is None:
-        plan = Plan(len(train), options.batch_size, options.seed, None, _weights(train, options))
+        plan = Plan(len(train), options.batch_size, options.seed, None, options.weigh(train))
         steps = range(min(-(-_TO_WHITEN // plan.batch_size), plan.steps_per_epoch))
         pieces = cut_pieces(train, tokenizer, plan, steps=steps, shortest=options.shortest)
         network.whiten(piece.batch for step in pieces for piece in step)
@@ -119,10 +119,6 @@ def count(
     )
     network.finish()
     return result
-
-
-def _weights(train: Windows, options: TrainingOptions) -> NDArray[np.float64] | None:
-    return balance(train.labels) if options.balanced else None
 
 
 class _Finetuning(Task):

@@ -26,7 +26,15 @@ from torch.nn import functional as F
 
 from wyrcli.errors import CheckpointError
 
-__all__ = ["BackboneConfig", "NucleotideTransformer", "compose_embeddings", "load_strict", "load_tensors"]
+__all__ = [
+    "BackboneConfig",
+    "NucleotideTransformer",
+    "compose_embeddings",
+    "load_strict",
+    "load_tensors",
+    "silence",
+    "strandless_key",
+]
 
 
 @dataclass(frozen=True)
@@ -305,9 +313,7 @@ class NucleotideTransformer(nn.Module):
         layers = self.encoder.layer
         while len(layers) < n_layers:
             added = deepcopy(layers[-1])
-            for name, parameter in added.named_parameters():
-                if name.startswith(("attention.output.", "output.")):
-                    nn.init.zeros_(parameter)
+            silence(added)
             layers.append(added)
         self.config = replace(self.config, num_hidden_layers=len(layers))
 
@@ -324,6 +330,13 @@ class NucleotideTransformer(nn.Module):
         load_strict(
             self, {n: t for n, t in tensors.items() if n in self.state_dict() or not optional(n)}, where
         )
+
+
+def silence(layer: nn.Module) -> None:
+    """Make a layer do nothing, until it learns otherwise: its two output matrices become zero."""
+    for name, parameter in layer.named_parameters():
+        if name.startswith(("attention.output.", "output.")):
+            nn.init.zeros_(parameter)
 
 
 def load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -415,6 +428,15 @@ def _combine_bias(attention: Tensor | None, key_bias: Tensor | None, dtype: torc
 _COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
+def strandless_key(letters: str) -> str:
+    """One name for a k-mer and its reverse complement.
+
+    >>> strandless_key("GT"), strandless_key("AC")
+    ('AC', 'AC')
+    """
+    return min(letters, letters[::-1].translate(_COMPLEMENT))
+
+
 def compose_embeddings(
     embedding: nn.Embedding, kmers: Mapping[int, str], seed: int = 0, *, strandless: bool = False
 ) -> None:
@@ -431,7 +453,7 @@ def compose_embeddings(
     """
 
     def key(letters: str) -> str:
-        return min(letters, letters[::-1].translate(_COMPLEMENT)) if strandless else letters
+        return strandless_key(letters) if strandless else letters
 
     generator = torch.Generator().manual_seed(seed)
     weight, size = embedding.weight, embedding.embedding_dim

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wyrcli.model.backbone import silence, strandless_key
 from wyrcli.model.explanandum import Explanandum
 from wyrcli.model.tokens import TokenBatch
 
@@ -31,7 +32,6 @@ __all__ = ["CountingNetwork", "find_parts"]
 
 _OWN_SHARE = 0.125  # size of a token's own embedding beside what attention brings
 _BROUGHT = 4.0  # that size itself: large against the steps of an optimiser
-_COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
 def find_parts(kmers: Sequence[str]) -> tuple[Tensor, Tensor, int]:
@@ -49,7 +49,7 @@ def find_parts(kmers: Sequence[str]) -> tuple[Tensor, Tensor, int]:
     parts, weights = [], []
     for kmer in kmers:
         pieces = [kmer[i : i + j] for j in range(1, len(kmer) + 1) for i in range(len(kmer) - j + 1)]
-        keys = [min(piece, piece[::-1].translate(_COMPLEMENT)) for piece in pieces]
+        keys = [strandless_key(piece) for piece in pieces]
         parts.append([numbers.setdefault(key, len(numbers)) for key in keys])
         weights.append([(len(kmer) - len(piece) + 1) ** -0.5 for piece in pieces])
     return torch.tensor(parts), torch.tensor(weights), len(numbers)
@@ -85,9 +85,7 @@ class CountingNetwork(nn.Module):
         self.register_buffer("ids", torch.tensor(list(kmers)), persistent=False)
         self.register_buffer("brought", torch.zeros(()))  # mean square of what attention brings
         for layer in explanandum.backbone.encoder.layer[1:]:
-            for name, parameter in layer.named_parameters():
-                if name.startswith(("attention.output.", "output.")):
-                    nn.init.zeros_(parameter)
+            silence(layer)
             layer.requires_grad_(False)
         first = explanandum.backbone.encoder.layer[0].get_submodule("attention.self")
         for name in ("query", "key"):
