@@ -174,7 +174,8 @@ def cut_pieces(
     """
     for step in steps:
         rows = plan.rows(step)
-        cuts = np.random.default_rng([plan.seed, _CUT, step]).random(1 + len(rows))
+        if shortest:
+            cuts = np.random.default_rng([plan.seed, _CUT, step]).random(1 + len(rows))
         own = np.arange(number, len(rows), size)
         n_pieces = min(accumulate, -(-len(rows) // size))
         turned = np.random.default_rng([plan.seed, _STRAND, step]).random(len(rows)) < 0.5
