@@ -78,10 +78,10 @@ def test_blocks() -> None:
 
 
 def test_the_transformer_answers_as_the_counts_did() -> None:
-    """Nearly: norms vary a little from token to token.  Shuffled tokens give other answers: borders are read."""
+    """Nearly: norms vary a little from token to token.  One border more or less changes little."""
     data = labelled(128, length=240)
     network = BorderNetwork(counted(data), TOKENIZER.kmers())
-    batch = TOKENIZER.batch(list(data.sequences))
+    batch = TOKENIZER.batch([*data.sequences, "ACGNNNNACGTTTAC"])  # single letters have no features
     missed = network.imitate([batch], steps=150)
     assert missed < 0.6
     with torch.no_grad():
@@ -90,6 +90,7 @@ def test_the_transformer_answers_as_the_counts_did() -> None:
         model = network.finish(batch).eval()
         found = model(batch)
         turned = model(TOKENIZER.batch([s[120:] + s[:120] for s in data.sequences]))
+        found, expected = found[:-1], expected[:-1]
     assert all(p.requires_grad for p in model.parameters())
     spread = expected.std(0).mean()
     assert (expected - found).abs().mean() < 0.25 * spread

@@ -49,6 +49,8 @@ _WIDER = 1.2
 _TO_WHITEN = 8192  # windows
 _TO_IMITATE = 4096
 _TAUGHT = 0.5  # weight of the answers of the network that counted, beside the labels
+_ANY_CLASS = 0.3  # windows whose evidence for any class is asked, beside one whose predicted classes are
+_STEEP = 3.0  # how soon evidence is beyond doubt
 _OTHERS = 0.3  # weight of the masks of other classes, which have no teacher
 _MOST_EXAMINED = 512  # validation windows that an Explainer is scored on
 
@@ -333,6 +335,8 @@ def train_explainer(
     report: Report,
     *,
     refine: bool = False,
+    evidence: float = 0.0,
+    smoothed: int = 1,
     validation: Windows | None = None,
     run: RunFolder | None = None,
     state: State | None = None,
@@ -347,10 +351,22 @@ def train_explainer(
     instead, and ``loss_options`` are not used.  What a token says of the bases at the edge of a motif, or
     around a mutation, depends on where its frame cuts them; the mean over frames does not.  The teacher is
     the Explainer as it is before.  Every step costs k plain forward passes.
+
+    With ``evidence``, a share of the tokens, it learns instead to tell for any class which tokens speak
+    most for it: those by whose mask values its log probability falls fastest when all are whole.
+    ``loss_options`` are not used.  A step costs one forward and backward pass.  Where a little of the
+    answer stands in every token, that is what a removal would find in far more steps; elsewhere it is a
+    start for ``loss_options``.
     """
     explanandum.freeze()
-    kind = _Refining if refine else _Explaining
-    task = kind(explainer, explanandum, tokenizer, operator, loss_options, options, validation)
+    arguments = (explainer, explanandum, tokenizer, operator, loss_options, options, validation)
+    task: _Explaining
+    if refine:
+        task = _Refining(*arguments)
+    elif evidence:
+        task = _Evidence(*arguments, share=evidence, smoothed=smoothed)
+    else:
+        task = _Explaining(*arguments)
     return fit(
         task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
     )
@@ -417,7 +433,7 @@ class _Explaining(Task):
         terms = terms._replace(classification=share * terms.classification, entropy=share * terms.entropy)
         return terms.total(self._loss), dict(zip(terms._fields, terms, strict=True))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def validate(self, world: World) -> dict[str, float]:
         """The loss and its terms, and what the rounded masks of the predicted classes are like.
 
@@ -503,6 +519,59 @@ class _Refining(_Explaining):
             difference = area(each.mean(-1), valid).mean()
             others = area(chosen.non_target.sigmoid(), valid).mean()
         return difference + _OTHERS * others, {"difference": difference, "non_target_area": others}
+
+
+class _Evidence(_Explaining):
+    def __init__(self, *arguments: Any, share: float, smoothed: int) -> None:
+        super().__init__(*arguments)
+        self._share, self._smoothed = share, smoothed
+
+    def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = piece.batch
+        drawn = piece.noise[:, 0]  # of <cls>, which has no mask
+        # Validation runs without gradients, which are what is asked for here.
+        with torch.enable_grad():
+            mask = torch.ones(batch.ids.shape, device=batch.ids.device, requires_grad=True)
+            logits, states = self._explanandum.classify(batch, mask, self._remove)
+            numbers = self._choose(logits.detach(), drawn)
+            logs = torch.cat([own.log_softmax(-1) for own in self._explanandum.split(logits)], -1)
+            evidence = torch.autograd.grad(logs.gather(1, numbers).sum(), mask)[0]
+        if self._smoothed > 1:
+            evidence = (evidence * batch.valid)[:, None]
+            evidence = F.avg_pool1d(evidence, self._smoothed, stride=1, padding=self._smoothed // 2)[:, 0]
+        wanted = mark_share(evidence, batch.valid, self._share)
+        own = self._explainer(batch, [state.detach() for state in states], numbers)[..., 0].float()
+        with torch.autocast(own.device.type, enabled=False):
+            each = F.binary_cross_entropy_with_logits(own, wanted, reduction="none")
+            difference = area(each, batch.valid).mean()
+            marked = area((own > 0).float(), batch.valid).mean()
+        return difference, {"difference": difference, "marked": marked}
+
+    def _choose(self, logits: Tensor, drawn: Tensor) -> Tensor:
+        """One class of each window, int64 (B, 1), on the class axis: a predicted one, or any.
+
+        ``drawn`` (B, 2) in [0, 1).
+        """
+        predicted = self._explanandum.class_numbers(self._explanandum.predict(logits)[0])
+        n_ranks = predicted.shape[1]
+        place = (drawn[:, :1] * (1 + _ANY_CLASS) * n_ranks).long()
+        anyone = (drawn[:, 1:] * logits.shape[1]).long().clamp_max(logits.shape[1] - 1)
+        return torch.where(place < n_ranks, predicted.gather(1, place.clamp_max(n_ranks - 1)), anyone)
+
+
+def mark_share(scores: Tensor, valid: Tensor, share: float) -> Tensor:
+    """Scores (B, L) to values in (0, 1), above one half for the highest ``share`` of a row's valid tokens.
+
+    The further from that border, in standard deviations of the row, the nearer to 0 or 1.
+    """
+    ranked = scores.masked_fill(~valid, -torch.inf).sort(-1, descending=True)[0]
+    n_valid = valid.sum(-1, keepdim=True)
+    places = (share * n_valid).long().clamp_max(scores.shape[1] - 1)
+    border = ranked.gather(1, places)
+    mean = area(scores, valid)[:, None]
+    spread = area((scores - mean).square(), valid)[:, None].sqrt().clamp_min(torch.finfo(scores.dtype).tiny)
+    border = torch.where(border.isfinite(), border, mean)
+    return (_STEEP * (scores - border) / spread).sigmoid().masked_fill(~valid, 0.0)
 
 
 class _Positions:

@@ -142,6 +142,28 @@ def train_explainer(
             help="lstm: start of k-mer embeddings, as in wyr finetune.",
         ),
     ] = Embeddings.random,
+    evidence: Annotated[
+        float,
+        typer.Option(
+            "--evidence",
+            rich_help_panel=_LOSS,
+            min=0,
+            max=0.9,
+            help="Learn which share of the tokens speaks most for each class, by the gradient of its "
+            "probability with respect to the mask, instead of the loss; go on with --continue.",
+        ),
+    ] = 0.0,
+    smoothed: Annotated[
+        int,
+        typer.Option(
+            "--smoothed",
+            rich_help_panel=_LOSS,
+            min=1,
+            max=101,
+            metavar="TOKENS",
+            help="With --evidence: its mean over so many neighbouring tokens, an odd number.",
+        ),
+    ] = 1,
     balanced: Annotated[
         bool,
         typer.Option(
@@ -273,6 +295,10 @@ def train_explainer(
         raise typer.BadParameter(
             "--refine follows the Explainer that is there; weights of the loss are not used"
         )
+    if evidence and (refine or any(value is not None for value in chosen.values())):
+        raise typer.BadParameter("--evidence goes without --refine and without weights of the loss")
+    if smoothed % 2 == 0 or (smoothed > 1 and not evidence):
+        raise typer.BadParameter("an odd number, and with --evidence", param_hint="--smoothed")
     try:
         loss = replace(PRESETS[preset], **{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
     except ValueError as error:
@@ -329,6 +355,8 @@ def train_explainer(
             "sample": sample,
             "continue": extend,
             "refine": refine,
+            "evidence": evidence,
+            "smoothed": smoothed,
             "dataset": str(data),
         }
         session = open_session(output, about, world, resume=resume, quiet=quiet, replace=force or extend)
@@ -369,6 +397,8 @@ def train_explainer(
                 world,
                 report,
                 refine=refine,
+                evidence=evidence,
+                smoothed=smoothed,
                 validation=dataset.split_for("validation", checkpoint.taxonomy),
                 run=session.run,
                 state=session.state,

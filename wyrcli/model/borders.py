@@ -311,7 +311,8 @@ class BorderNetwork(nn.Module):
         self._write_embeddings(int(batch.ids[0, 0]))
         self._write_first_layer()
         states = backbone.encode(backbone.embed(batch.ids, batch.attention_mask), batch.attention_mask)[1]
-        lengths = states[batch.valid].var(-1, correction=0).sqrt()
+        is_kmer = self.counter.numbers[batch.ids] >= 0  # single letters have no features, and no length
+        lengths = states[is_kmer].var(-1, correction=0).sqrt()
         # What the second layer's attention brings was alone in the counts; now it is large beside the states.
         counts = self._mean(self.counter.frames(batch.ids), batch)
         brought = bring(self.explanandum, 1, counts)
