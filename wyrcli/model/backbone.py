@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wyrcli.errors import CheckpointError
+from wyrcli.model.attention import attend
 
 __all__ = [
     "BackboneConfig",
@@ -155,18 +156,7 @@ class _SelfAttention(nn.Module):
         q, k, v = split(self.query(x)), split(self.key(x)), split(self.value(x))
         if rotary is not None:
             q, k = _rotate(q, *rotary), _rotate(k, *rotary)
-        if key_bias is not None:
-            key_bias = key_bias.to(q.dtype)
-        learns = torch.is_grad_enabled() and q.requires_grad
-        slow = q.dtype == torch.bfloat16 or (key_bias is not None and key_bias.requires_grad)
-        if x.device.type == "cpu" and learns and slow:
-            # No fused CPU kernel has a gradient for the bias, and that for bf16 is slower backwards than
-            # this plain formula.  The queries are scaled, which are smaller than the scores.
-            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-            shares = (scores if key_bias is None else scores + key_bias).softmax(-1)
-            out: Tensor = shares.to(v.dtype) @ v
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_bias)
+        out = attend(q, k, v, key_bias)
         return out.transpose(1, 2).reshape(b, n, h)
 
 
