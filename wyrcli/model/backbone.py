@@ -400,7 +400,7 @@ def _rotary_tables(length: int, size: int, like: Tensor) -> tuple[Tensor, Tensor
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x cos + (-second half, first half) sin; the sign is in ``sin``, so that nothing is cut and joined."""
-    return x * cos.to(x.dtype) + x.roll(x.shape[-1] // 2, -1) * sin.to(x.dtype)
+    return torch.addcmul(x * cos.to(x.dtype), x.roll(x.shape[-1] // 2, -1), sin.to(x.dtype))
 
 
 def _combine_bias(attention: Tensor | None, key_bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
