@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 __all__ = ["attend"]
 
-_PIECE = 1 << 19  # attention scores at a time and thread: a MiB in bf16, so that they stay in the cache
+_PIECE = 1 << 20  # attention scores at a time and thread: two MiB in bf16, so that they stay in the cache
 _LANES = 32  # bf16 numbers of a vector register: softmax is slow over rows that do not fill the last one
 
 
