@@ -57,15 +57,17 @@ def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None) 
     step = min(b * heads, max(1, _PIECE * torch.get_num_threads() // (n * width)))
     scores = q.new_full((step, n, width), -torch.inf)
     shares = torch.empty_like(scores)
-    q, k, v = (q * d**-0.5).reshape(-1, n, d), k.reshape(-1, n, d), v.reshape(-1, n, d)
+    q, k, v = q.reshape(-1, n, d), k.reshape(-1, n, d), v.reshape(-1, n, d)
     bias = None if key_bias is None else key_bias.expand(b, heads, 1, n).reshape(-1, 1, n)
     out = torch.empty_like(v)
     for first in range(0, b * heads, step):
         piece = slice(first, min(first + step, b * heads))
         some, own = scores[: piece.stop - first], shares[: piece.stop - first]
-        torch.bmm(q[piece], k[piece].transpose(1, 2), out=some[..., :n])
+        part = some[..., :n]
+        # With beta = 0, what stands there is not read.
+        torch.baddbmm(part, q[piece], k[piece].transpose(1, 2), beta=0, alpha=d**-0.5, out=part)
         if bias is not None:
-            some[..., :n] += bias[piece]
+            part += bias[piece]
         torch.softmax(some, -1, out=own)
         torch.bmm(own[..., :n], v[piece], out=out[piece])
     return out.view(b, heads, n, d)
