@@ -339,7 +339,8 @@ def peak_resident(device: torch.device) -> float:
 def play(name: str, options: argparse.Namespace, pipe: Connection) -> None:
     """One contestant's process.
 
-    Answers ("try", batch), ("use", batch), ("count", reads) and ("go", reads), until None comes.
+    Says first what it :class:`Counted`; then answers ("try", batch), ("use", batch) and ("go", reads), until
+    None comes.
     """
     keep_freed()
     torch.set_num_threads(options.threads)
@@ -375,9 +376,17 @@ def play(name: str, options: argparse.Namespace, pipe: Connection) -> None:
         n = len(some)
         return Counted(rows / n, tally.operations / n, tally.copied / n, tally.allocations)
 
+    # Before anything is compiled: a program hides what it does.
+    if contestant.short is None:
+        found = count(windows[: options.batch])
+    else:
+        settings["batch"] = options.batch
+        found = count(windows[:1])
+    if options.compile:
+        contest.explanandum.backbone.compile_layers()
     if contestant.short is None:
         contestant.run(windows[: 2 * options.batch])
-    pipe.send(None)
+    pipe.send(found)
     while (order := pipe.recv()) is not None:
         what, number = order
         if what == "try":
@@ -386,8 +395,6 @@ def play(name: str, options: argparse.Namespace, pipe: Connection) -> None:
         elif what == "use":
             settings["batch"] = number
             pipe.send(None)
-        elif what == "count":
-            pipe.send(count(windows[:number]))
         else:
             pipe.send(take_turn(contestant.run, windows[:number], **settings))
 
@@ -397,6 +404,7 @@ class Players:
 
     def __init__(self, options: argparse.Namespace, names: list[str], stack: ExitStack) -> None:
         self._pipes: dict[str, Any] = {}
+        self.counts: dict[str, Counted] = {}
         context = multiprocessing.get_context("spawn")
         for name in names:
             own, others = context.Pipe()
@@ -406,7 +414,7 @@ class Players:
             self._pipes[name] = own
             stack.callback(process.join, 10)
             stack.callback(own.send, None)
-            own.recv()  # one after the other: none warms up beside another
+            self.counts[name] = own.recv()  # one after the other: none warms up beside another
 
     def ask(self, name: str, what: str, number: int) -> Any:
         """Have it done, and wait."""
@@ -434,10 +442,6 @@ def compete(options: argparse.Namespace, contest: Contest, peaks: dict[torch.dty
             for name, own in contestants.items():
                 if own.short is None or round_ < PEER_ROUNDS:
                     turns[name].append(players.ask(name, "go", reads[name]))
-        counts = {
-            name: players.ask(name, "count", 1 if own.short is not None else options.batch)
-            for name, own in contestants.items()
-        }
     print(
         "| | reads/s | time, of the classifier's | CPU time, of the classifier's | of the peak | peak MB "
         "| passes per read | GFLOP per read | kB copied per read | tensors per batch |"
@@ -452,7 +456,7 @@ def compete(options: argparse.Namespace, contest: Contest, peaks: dict[torch.dty
 
     for name, own in contestants.items():
         rate = reads[name] / statistics.median(turn.wall for turn in turns[name])
-        counted: Counted = counts[name]
+        counted = players.counts[name]
         dtype = own.dtype or contest.dtype
         share = f"{rate * counted.operations / peaks[dtype]:.1%} of {str(dtype).removeprefix('torch.')}"
         # Tensors of a peer are counted for a whole read: its batches are its own affair.
@@ -559,6 +563,7 @@ def main() -> None:
     parser.add_argument("--reads", type=int, default=256, help="of a turn; peers take one")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--compile", action="store_true", help="layers of the classifier, by torch.compile")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--outputs", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--memory-reads", type=int, default=2000, help="0 leaves the memory test out")
@@ -570,7 +575,8 @@ def main() -> None:
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{options.threads} CPU threads"
     print(
         f"{options.size} model on {device} ({card}), {contest.dtype}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}; reads of {READ_BP} bp, {options.rounds} rounds in turn\n"
+        f"Python {platform.python_version()}; reads of {READ_BP} bp, {options.rounds} rounds in turn"
+        f"{', layers compiled' if options.compile else ''}\n"
     )
     side = 8192 if device.type == "cuda" else 3072
     peaks = {dtype: matrix_peak(dtype, device, side) for dtype in {torch.float32, contest.dtype}}
