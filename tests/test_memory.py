@@ -33,7 +33,7 @@ def faults(how: str, **environment: str) -> tuple[bool, int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_used_again() -> None:
-    """What comes later gets the pages of what was before, where it got new ones; a user's own settings stand."""
+    """What comes later gets the pages of what was before, where it got new ones; a user's settings stand."""
     _, usual = faults("leave")
     told, kept = faults("keep")
     assert told and kept < 100, (kept, usual)

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -294,7 +295,7 @@ class NucleotideTransformer(nn.Module):
         model.load_named({name.removeprefix(prefix): t for name, t in tensors.items()}, str(directory))
         return model
 
-    def compile_layers(self, backend: str = "inductor") -> None:
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Have torch fuse what lies between the matrix products of a layer, from the next call on.
 
         All layers share one compiled program, made in half a minute or so; one more for lengths that vary.
