@@ -35,7 +35,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -413,8 +413,13 @@ class Players:
             others.close()
             self._pipes[name] = own
             stack.callback(process.join, 10)
-            stack.callback(own.send, None)
+            stack.callback(self._end, own)
             self.counts[name] = own.recv()  # one after the other: none warms up beside another
+
+    @staticmethod
+    def _end(pipe: Any) -> None:
+        with suppress(OSError):  # it died
+            pipe.send(None)
 
     def ask(self, name: str, what: str, number: int) -> Any:
         """Have it done, and wait."""
