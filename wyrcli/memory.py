@@ -19,8 +19,8 @@ def keep_freed() -> bool:
 
     By default glibc returns the memory of every large tensor when it is freed, and the system fills the next
     one with zeros, page by page: a tenth of the time of a batch on a CPU.  Holds for the whole process, whose
-    peak hardly grows.  Returns whether this C library was told; who sets MALLOC_* variables of the environment
-    is left alone.
+    peak hardly grows.  Returns whether this C library was told; who sets MALLOC_* in the environment is
+    left alone.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
         return False
