@@ -43,6 +43,7 @@ from wyrcli.dataset import LabelledWindows, StringColumn
 from wyrcli.distribution import World
 from wyrcli.engine import Progress, Task, TrainingOptions, fit
 from wyrcli.inference import choose_device, choose_precision
+from wyrcli.memory import keep_freed
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer
 from wyrcli.model.explainer import StateExplainer
 from wyrcli.model.explanandum import Explanandum
@@ -243,6 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps % options.warmup:
         parser.error("--steps must be a multiple of --warmup")
+    keep_freed()  # as the commands do
     device = choose_device(options.device)
     card = (
         torch.cuda.get_device_name(device)

@@ -111,7 +111,10 @@ def test_command_line_starts_without_torch() -> None:
 
 
 FLOORS = (
-    ("__init__", "errors", "alphabets", "taxonomy", "explanation", "metrics", "prefetching", "installed"),
+    (
+        *("__init__", "errors", "alphabets", "taxonomy", "explanation", "metrics", "prefetching"),
+        *("installed", "memory"),
+    ),
     (
         *("outputs", "sequences", "windows", "writers", "ncbi", "simulation", "tables", "labels"),
         *("targets", "stitching"),

@@ -434,3 +434,25 @@ def test_compose_embeddings() -> None:
     turned = torch.cosine_similarity(weights[0][place["AC"]], weights[0][place["CA"]], dim=0)
     foreign = torch.cosine_similarity(weights[0][place["AC"]], weights[0][place["GT"]], dim=0)
     assert turned > foreign
+
+
+def test_compiled_layers() -> None:
+    """One program for all layers and another for lengths that vary, the same answers, the same names."""
+    from torch import _dynamo as dynamo
+    from torch._dynamo.testing import CompileCounter
+
+    model = NucleotideTransformer(BackboneConfig(hidden_size=8, num_hidden_layers=3, num_attention_heads=2))
+    batches = [
+        torch.randint(6, 4000, (2, n), generator=torch.Generator().manual_seed(n)) for n in (5, 9, 7, 12)
+    ]
+    names = list(model.state_dict())
+    with torch.inference_mode():
+        plain = [model(ids) for ids in batches]
+        dynamo.reset()
+        counter = CompileCounter()
+        model.compile_layers(counter)
+        for ids, expected in zip(batches, plain, strict=True):
+            assert torch.equal(model(ids), expected)
+    assert 1 <= counter.frame_count <= 2
+    assert list(model.state_dict()) == names
+    dynamo.reset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import MIXED, TAXONOMY, TOKENIZER, as_windows, explainer, explanandum, sequences
 
+from wyrcli import inference
 from wyrcli.errors import DeviceError, TaxonomyError
 from wyrcli.explanation import Explanation, Window
 from wyrcli.inference import (
@@ -207,9 +209,32 @@ def test_rank(rank: str, index: int) -> None:
         assert np.array_equal(explanation.mask, explanation.rank_masks[index])
 
 
-@pytest.mark.timeout(10)
-def test_errors_reach_the_caller() -> None:
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["state", "lstm"])
+def test_models_in_a_thread_of_their_own(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a GPU: the same explanations, in order, and no thread stays."""
+    windows = as_windows([*sequences(40, 30), *MIXED])
+    expected = run(windows, kind)
+    threads: set[str] = set()
+    usual = inference.infer
+
+    def watched(*arguments: Any) -> Iterator[inference.Output]:
+        for output in usual(*arguments):
+            threads.add(threading.current_thread().name)
+            yield output
+
+    monkeypatch.setattr(inference, "infer", watched)
+    monkeypatch.setattr(inference, "_computes_beside", lambda device: True)
+    for a, b in zip(expected, run(windows, kind), strict=True):
+        assert a.window == b.window and a.lineage == b.lineage and np.array_equal(a.rank_masks, b.rank_masks)
+    assert threads == {"wyr-prefetch"} and not alive()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("beside", [False, True])
+def test_errors_reach_the_caller(beside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault in reading, an unknown rank, and an early end: no hang and no thread left."""
+    monkeypatch.setattr(inference, "_computes_beside", lambda device: beside)
 
     def failing() -> Iterator[Window]:
         yield from as_windows(sequences(100, 10))

@@ -301,3 +301,13 @@ def test_group() -> None:
     items = [full(i, i + 1) for i in range(6)]
     assert [[e.window.start for e in members] for members in group(items, 3)] == [[0, 1, 2], [3, 4, 5]]
     assert list(group([], 3)) == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 127, 128, 129, 1000])
+def test_means_of_chunks_are_those_of_numpy(n: int) -> None:
+    """To the last bit, also of a column of a table."""
+    table = 0.5 + np.random.default_rng(n).random((n, 2), dtype=np.float32) / 2
+    for values in table.T:
+        explanation = explain(0, 6 * n, values[None], list(range(0, 6 * n + 1, 6)))
+        (chunk,) = explanation.chunks(0.4)
+        assert chunk.mean_mask == float(values.mean())

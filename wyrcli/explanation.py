@@ -136,7 +136,7 @@ class Explanation:
         for first, end in self._relevant_runs(threshold):
             start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])
             if stop - start >= min_length:
-                chunks.append(Chunk(start, stop, True, float(self.mask[first:end].mean())))
+                chunks.append(Chunk(start, stop, True, _mean(self.mask[first:end])))
         return chunks
 
     def joined_chunks(self, threshold: float = 0.5, min_length: int = 1) -> list[Chunk]:
@@ -150,7 +150,7 @@ class Explanation:
             if end == len(self.mask) and self.after:
                 continue
             start, stop = int(self.spans[first, 0]), int(self.spans[end - 1, 1])
-            mean = float(self.mask[first:end].mean())
+            mean = _mean(self.mask[first:end])
             if first == 0 and self.before is not None:
                 start, sites, total = self.before
                 mean = (total + float(self.mask[:end].sum())) / (sites + end)
@@ -190,6 +190,11 @@ class Explanation:
     def _relevant_runs(self, threshold: float) -> list[tuple[int, int]]:
         side = side_of(self.mask, threshold)
         return [(first, end) for first, end in find_runs(side) if side[first]]
+
+
+def _mean(values: NDArray[np.float32]) -> float:
+    """The bits of ``values.mean()``, in a third of its time: chunks are many and short."""
+    return float(np.add.reduce(values) / np.float32(len(values)))
 
 
 def side_of(mask: NDArray[np.float32], threshold: float) -> NDArray[np.int8]:

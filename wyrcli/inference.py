@@ -131,16 +131,28 @@ def explain(
     question = question or ask(taxonomy, rank=rank)
     pools = pool_windows(windows, tokenizer, batch_tokens)
     batches = prefetch(tokenize_pools(pools, tokenizer, device, per_base))
+    outputs: Iterator[Output] = infer(batches, explanandum, explainer, device, question, per_base)
+    ahead = prefetch(outputs, depth=1) if _computes_beside(device) else None
     try:
-        outputs = infer(batches, explanandum, explainer, device, question, per_base)
-        explanations = restore_order(unpack(outputs, taxonomy, question))
+        explanations = restore_order(unpack(outputs if ahead is None else ahead, taxonomy, question))
         groups = stitch(group(explanations, question.size), question.rank)
         if threshold is not None:
             groups = join_chunks(groups, threshold, question.rank)
         for members in groups:
             yield from members
     finally:
+        if ahead is not None:
+            ahead.close()
         batches.close()
+
+
+def _computes_beside(device: torch.device) -> bool:
+    """Whether the models work while this process makes text of what they said before.
+
+    A batch takes a GPU about as long as its text takes here: without threads of their own they would take
+    turns.  A CPU has no time to give away.
+    """
+    return device.type == "cuda"
 
 
 def pool_windows(

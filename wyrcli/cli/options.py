@@ -122,10 +122,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and er
 def set_threads(threads: int) -> int:
     """Bound torch's CPU threads; 0 takes what the scheduler allows (cpusets, Slurm).  Returns the number.
 
-    OMP_NUM_THREADS, which torch heeds by itself, stands where it is set.
+    OMP_NUM_THREADS, which torch heeds by itself, stands where it is set.  Tells the C library to keep the
+    memory of tensors too.
     """
     import torch
 
+    from wyrcli.memory import keep_freed
+
+    keep_freed()
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if os.environ.get("OMP_NUM_THREADS"):
         allowed = torch.get_num_threads()

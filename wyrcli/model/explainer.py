@@ -84,14 +84,24 @@ class StateExplainer(Explainer):
         self.head = nn.Linear(width, n_classes)
 
     def features(self, batch: TokenBatch, states: Sequence[Tensor]) -> Tensor:
-        used = states[-self.n_states :]
-        dtype = self.reduce.weight.dtype
-        normed = [norm(state.to(dtype)) for norm, state in zip(self.norms, used, strict=True)]
-        x = F.gelu(self.reduce(torch.cat(normed, dim=-1)))  # (B, L, width)
+        x = F.gelu(self._reduce(states[-self.n_states :]))  # (B, L, width)
         # Padding must look like the zeros beyond the end, or it would change its neighbours' features.
         x = x * batch.valid[..., None].to(x.dtype)
-        out: Tensor = x + self.mix(x.transpose(1, 2)).transpose(1, 2)
-        return out
+        # A picture of height 1: torch knows the layout of channels last for those only, and copies lines.
+        picture = x.transpose(1, 2)[:, :, None]
+        beside = (0, self.mix.kernel_size[0] // 2)
+        mixed = F.conv2d(picture, self.mix.weight[:, :, None], self.mix.bias, padding=beside)
+        return x + mixed[:, :, 0].transpose(1, 2)
+
+    def _reduce(self, states: Sequence[Tensor]) -> Tensor:
+        """The linear layer over the normalised states side by side, without putting them there."""
+        weights = self.reduce.weight.chunk(self.n_states, dim=1)
+        x: Tensor | None = None
+        for norm, state, weight in zip(self.norms, states, weights, strict=True):
+            normed = norm(state.to(weight.dtype)).flatten(0, 1)  # (B L, H)
+            x = torch.addmm(self.reduce.bias if x is None else x, normed, weight.t())
+        assert x is not None
+        return x.view(*states[0].shape[:2], -1)
 
 
 class LstmExplainer(Explainer):
