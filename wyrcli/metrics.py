@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "adjust_p",
     "area_under_roc",
     "average_precision",
     "balanced_accuracy",
@@ -75,6 +76,20 @@ def intersection_over_union(truth: NDArray[np.bool_], called: NDArray[np.bool_])
     """
     union = int((truth | called).sum())
     return float((truth & called).sum() / union) if union else float("nan")
+
+
+def adjust_p(p: Numbers) -> Numbers:
+    """p adjusted over all tests that are not NaN (Benjamini and Hochberg 1995); NaN stays.
+
+    >>> adjust_p(np.array([0.01, 0.04, np.nan, 0.03])).round(3).tolist()
+    [0.03, 0.04, nan, 0.04]
+    """
+    q = np.full(len(p), np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    return q
 
 
 # ---------------------------------------------------------------- bootstrap
