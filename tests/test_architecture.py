@@ -138,6 +138,7 @@ FLOORS = (
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
         *("enrichment", "result_tables", "figures", "pages", "keeping", "study", "study_page"),
         *("calibration", "degradation", "classification", "classification_tables", "classification_page"),
+        *("terms", "keywords", "class_scores", "class_quality", "class_tables"),
         *("terminal_view", "reads_page", "browser_files", "score_tracks", "bundles"),
     ),
     ("cli", "__main__"),

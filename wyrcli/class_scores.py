@@ -44,7 +44,7 @@ class SampledRead(NamedTuple):
 
 
 class Reservoir(Generic[T]):
-    """At most ``size`` of the items that were offered, each with the same chance (Vitter 1985, algorithm R)."""
+    """At most ``size`` of what was offered, each by the same chance (algorithm R, Vitter 1985)."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.items: list[T] = []

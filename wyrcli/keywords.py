@@ -15,8 +15,8 @@ Hochberg 1995):
 *others*    it is more frequent in reads of the class than in all other reads;
 *siblings*  and than in reads of the other classes of the same parent: what a genus shares with its whole
             phylum is the phylum's;
-*children*  it is so in two at least of its own child classes, if it has as many: what one genus brings along is
-            the genus's, not the phylum's (a partial conjunction, Benjamini and Heller 2008).
+*children*  it is so in two at least of its own child classes, if it has as many: what one genus brings along
+            is the genus's, not the phylum's (a partial conjunction, Benjamini and Heller 2008).
 
 More frequent is said by the Mann-Whitney test over reads, of how often the term stands there beyond the
 read's composition, and of terms that fewer than half of the reads have by Fisher's exact test as well, where
@@ -67,7 +67,7 @@ def _bins(counts: NDArray[np.integer], expected: Doubles) -> NDArray[np.int64]:
     2 (sqrt(n + 3/8) - sqrt(e + 3/8)) of a Poisson number has a variance near 1 (Anscombe 1948).
     """
     beyond = 2 * (np.sqrt(counts + 0.375) - np.sqrt(expected + 0.375))
-    return np.clip(np.floor((beyond - _LOWEST) / _BIN), 0, _BINS - 1).astype(np.int64)
+    return np.asarray(np.clip(np.floor((beyond - _LOWEST) / _BIN), 0, _BINS - 1), np.int64)
 
 
 # ---------------------------------------------------------------- tallies
@@ -266,9 +266,7 @@ def pool_scores(parts: Sequence[ClassScores]) -> ClassScores:
     hits = np.stack([own.hits for own in parts])
     total = np.maximum(hits.sum(0), 1)
     means = (hits * np.stack([own.means for own in parts])).sum(0) / total
-    squares = sum(
-        own.hits * (own.deviations**2 + (own.means - means) ** 2) for own in parts
-    )
+    squares = sum(own.hits * (own.deviations**2 + (own.means - means) ** 2) for own in parts)
     return ClassScores(
         sum(own.n for own in parts),
         np.sum([own.having for own in parts], axis=0),
@@ -318,7 +316,7 @@ def mann_whitney(ours: Counts, theirs: Counts) -> Doubles:
 
 
 def fisher(having: Counts, n: int, others_having: Counts, m: int) -> Doubles:
-    """One-sided p of Fisher's exact test, (V,): the term is in ``having`` of ``n`` and in so many of ``m``."""
+    """One-sided p of Fisher's exact test, (V,): terms are in ``having`` of ``n`` and in so many of ``m``."""
     logs = np.zeros(n + m + 1)
     np.cumsum(np.log(np.arange(1, n + m + 1)), out=logs[1:])
 
@@ -343,9 +341,9 @@ def more_frequent(ours: Support, theirs: Support) -> Doubles:
 
 
 def _in_two(p: Sequence[Doubles]) -> Doubles:
-    """p that two at least of the hypotheses are false, by Bonferroni over the others (Benjamini and Heller)."""
+    """p that two of the hypotheses are false, by Bonferroni over the others (Benjamini and Heller)."""
     ordered = np.sort(np.stack(p), axis=0)
-    return np.minimum(ordered[1] * (len(p) - 1), 1.0)
+    return np.asarray(np.minimum(ordered[1] * (len(p) - 1), 1.0), np.float64)
 
 
 # ---------------------------------------------------------------- keywords
@@ -404,8 +402,13 @@ class Keyword:
     number: int = -1
 
     @property
+    def is_unstable(self) -> bool:
+        """Whether nothing but the runs speaks against it."""
+        return self.reason.startswith(_UNSTABLE)
+
+    @property
     def weight(self) -> float:
-        """Mean score over all recognised reads, 0 where it is not among the highest: what keywords are sorted by."""
+        """Mean score over all recognised reads, 0 where it is not among the highest: sorts keywords."""
         return self.mean * self.share
 
 
@@ -501,6 +504,7 @@ def _of_terms(support: Support, numbers: Counts) -> Support:
     return Support(support.n, support.having[numbers], support.binned[numbers])
 
 
+_UNSTABLE = "selected by"
 _FAILURES = {
     "scored": "scored highly too rarely",
     "others": "not more frequent than in other classes",
@@ -527,7 +531,7 @@ def _write_class(
         if not q[i] <= criteria.fdr:
             reason = _FAILURES[max(p, key=lambda name: -1.0 if np.isnan(p[name]) else p[name])]
         elif not stable:
-            reason = f"selected by {line.run_share[v]:.0%} of the runs"
+            reason = f"{_UNSTABLE} {line.run_share[v]:.0%} of the runs"
         found.append(
             Keyword(
                 rank=taxonomy.ranks[own.rank],
