@@ -126,6 +126,8 @@ FLOORS = (
             "jsonlines",
             "columnar",
             "motifs",
+            "class_motifs",
+            "motif_files",
             "bam_writer",
         ),
         *("kraken", "lifting", "coverage", "indexing", "formats", "waiting", "results"),
