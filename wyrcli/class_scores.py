@@ -7,7 +7,8 @@ Reads come in blocks of a few hundred, and what is kept of them does not grow wi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Literal, NamedTuple, TypeVar
 from zlib import crc32
 
@@ -33,10 +34,12 @@ _FEW_GROUPS = 5  # a class of fewer genomes is drawn read by read: there is noth
 class SampledRead(NamedTuple):
     """A recognised read of a class, as it is kept for motifs and pictures.
 
-    ``scores``: float32 (letters,), one per letter.  ``lineage``: its classes within the ranks.
+    ``start``: on the record.  ``scores``: float32 (letters,), one per letter.  ``lineage``: its class within
+    each rank.
     """
 
     name: str
+    start: int
     group: str
     sequence: str
     scores: Floats
@@ -74,7 +77,7 @@ class PassOptions:
     ----------
     source: ``mask`` of an Explainer, or ``gradients``: integrated, as in SACX, divided by their norm.
     top: terms of a read that count.
-    runs: draws of the reads (Poisson bootstrap).
+    runs: draws of the reads (Poisson bootstrap); 1 if there is no ``bootstrap``, and all reads count.
     sample: reads that are kept of each class.
     steps: of integrated gradients.
     seed: of the draws and the samples.
@@ -84,27 +87,23 @@ class PassOptions:
     source: Literal["mask", "gradients"] = "mask"
     top: int = 20
     runs: int = 20
+    bootstrap: bool = True
     sample: int = 200
     steps: int = 30
     seed: int = 0
     block: int = 256
 
 
-@dataclass
-class ScoredReads:
+class ScoredReads(NamedTuple):
     """What a pass found.
 
     ``scores``: rows are those of the classes asked about.  ``samples``: of each of them, recognised reads.
-    ``labelled``, ``recognised``: how many reads each class has, and of how many that is predicted.
+    ``labelled``: how many reads each class has; of how many it is predicted, ``scores.reads`` says.
     """
 
     scores: Scores
     samples: list[Reservoir[SampledRead]]
     labelled: NDArray[np.int64]
-    recognised: NDArray[np.int64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.recognised = self.scores.reads
 
 
 def spread(values: NDArray[np.floating], spans: NDArray[np.int64], length: int) -> Floats:
@@ -164,12 +163,7 @@ def score_classes(
                 occurrences = terms.find(text)
                 weights = draws.weights(asked[row], chosen.rows[i])
                 found.scores.add(row, occurrences.numbers, terms.score(occurrences, values), weights)
-                lineage = tuple(chosen.labels[i].tolist())
-                found.samples[row].offer(
-                    lambda i=i, values=values, lineage=lineage, chosen=chosen: SampledRead(  # type: ignore[misc]
-                        chosen.names[i], chosen.groups[i], chosen.sequences[i], values, lineage
-                    )
-                )
+                found.samples[row].offer(partial(chosen.sample, i, values))
         on_batch(len(block))
     return found
 
@@ -197,6 +191,18 @@ class _Block:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def sample(self, i: int, scores: Floats) -> SampledRead:
+        """Window ``i`` of the block with its scores."""
+        windows, row = self._windows, self.rows[i]
+        return SampledRead(
+            windows.names[row],
+            int(windows.starts[row]),
+            windows.groups[row],
+            self.sequences[i],
+            scores,
+            tuple(self.labels[i].tolist()),
+        )
 
 
 def _score_block(
@@ -271,7 +277,7 @@ class _Draws:
         self._options = options
         self._windows = windows
         self._groups: dict[tuple[int, int], set[str]] = {}
-        for i, labels in enumerate(np.asarray(windows.labels).tolist() if options.runs else []):
+        for i, labels in enumerate(np.asarray(windows.labels).tolist() if options.bootstrap else []):
             for own in enumerate(labels):
                 known = self._groups.setdefault(own, set())
                 if len(known) < _FEW_GROUPS:
@@ -283,8 +289,8 @@ class _Draws:
 
     def weights(self, own: Asked, read: int) -> NDArray[np.int64]:
         """Of one read, (runs,)."""
-        if not self._options.runs:
-            return np.zeros(0, np.int64)
+        if not self._options.bootstrap:
+            return np.ones(self._options.runs, np.int64)
         if self.by_group(own):
             key = [0, crc32(self._windows.groups[read].encode())]
         else:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from wyrcli.class_explanation import Findings
 from wyrcli.class_quality import Quality
-from wyrcli.class_scores import ScoredReads
 from wyrcli.keywords import Asked, Keyword
-from wyrcli.result_tables import Column, Table
+from wyrcli.outputs import json_text
+from wyrcli.result_tables import Column, Table, slug
 from wyrcli.taxonomy import Taxonomy
 
-__all__ = ["classes_table", "keyword_json", "keyword_table", "name_class", "quality_json", "quality_table"]
+__all__ = [
+    "OUTPUTS",
+    "classes_table",
+    "keyword_table",
+    "name_class",
+    "quality_table",
+    "write_findings",
+]
+
+OUTPUTS = ("keywords.tsv", "unstable.tsv", "rejected.tsv", "quality.tsv", "classes.json", "classes")
+"""What :func:`write_findings` writes into its directory."""
+
 
 _SHOWN = 6  # keywords of a class on the terminal
 
@@ -85,13 +98,10 @@ def keyword_table(key: str, title: str, keywords: Sequence[Keyword], notes: Sequ
 
 
 def classes_table(
-    asked: Sequence[Asked],
-    taxonomy: Taxonomy,
-    found: ScoredReads,
-    keywords: Sequence[Sequence[Keyword]],
+    found: Findings,
     notes: Sequence[str],
 ) -> Table:
-    """A row per class: how many reads, and what was found.  ``keywords``: of each class, kept or not."""
+    """A row per class: how many reads, and what was found."""
     columns = (
         Column("class", "class"),
         Column("reads", "reads", "count"),
@@ -102,22 +112,22 @@ def classes_table(
         Column("best", "best of them"),
     )
     rows: list[Row] = []
-    for i, own in enumerate(asked):
-        kept = [word for word in keywords[i] if word.kept]
-        unstable = sum(not word.kept and word.is_unstable for word in keywords[i])
-        labelled = int(found.labelled[i])
+    for i, own in enumerate(found.asked):
+        kept = found.kept(i)
+        unstable = sum(word.is_unstable for word in found.keywords[i])
+        labelled = int(found.scored.labelled[i])
         rows.append(
             [
-                name_class(taxonomy, own),
+                name_class(found.taxonomy, own),
                 labelled,
-                int(found.recognised[i]) / labelled if labelled else None,
+                int(found.scored.scores.reads[i]) / labelled if labelled else None,
                 len(kept),
                 unstable,
-                len(keywords[i]) - len(kept) - unstable,
+                len(found.keywords[i]) - len(kept) - unstable,
                 " ".join(word.term for word in kept[:_SHOWN]),
             ]
         )
-    groups = [taxonomy.ranks[own.rank] for own in asked]
+    groups = [found.taxonomy.ranks[own.rank] for own in found.asked]
     return Table("classes", "What classes are told by", columns, rows, groups, notes)
 
 
@@ -162,7 +172,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def keyword_json(keyword: Keyword) -> dict[str, Any]:
+def _keyword_json(keyword: Keyword) -> dict[str, Any]:
     """All of a keyword; null where nothing was measured."""
     fields: Mapping[str, Any] = {
         "term": keyword.term,
@@ -186,7 +196,7 @@ def keyword_json(keyword: Keyword) -> dict[str, Any]:
     return found | {"p": {name: _plain(value) for name, value in keyword.p.items()}}
 
 
-def quality_json(results: Sequence[Quality], taxonomy: Taxonomy) -> list[dict[str, Any]]:
+def _quality_json(results: Sequence[Quality], taxonomy: Taxonomy) -> list[dict[str, Any]]:
     """The same for programs."""
     return [
         {name: _plain(value) for name, value in own._asdict().items()}
@@ -197,3 +207,49 @@ def quality_json(results: Sequence[Quality], taxonomy: Taxonomy) -> list[dict[st
         }
         for own in results
     ]
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_findings(folder: Path, found: Findings, about: Mapping[str, Any]) -> None:
+    """All tables of :data:`OUTPUTS`, and ``about`` with all numbers as JSON, into a new directory."""
+    every = [word for words in found.keywords for word in words]
+    parts = {
+        "keywords": [word for word in every if word.kept],
+        "unstable": [word for word in every if word.is_unstable],
+        "rejected": [word for word in every if not word.kept and not word.is_unstable],
+    }
+    for name, part in parts.items():
+        _write(folder / f"{name}.tsv", keyword_table(name, name, part).to_tsv())
+    _write(folder / "quality.tsv", quality_table(found.quality, found.taxonomy).to_tsv())
+    (folder / "classes").mkdir()
+    classes = []
+    for i, own in enumerate(found.asked):
+        table = f"classes/{_file_name(found.taxonomy, own)}.tsv"
+        _write(folder / table, keyword_table("class", table, found.keywords[i]).to_tsv())
+        taxa = found.taxonomy.taxa[own.rank]
+        classes.append(
+            {
+                "rank": found.taxonomy.ranks[own.rank],
+                "class": taxa[own.number],
+                "against": None if own.against is None else taxa[own.against],
+                "reads": int(found.scored.labelled[i]),
+                "recognised": int(found.scored.scores.reads[i]),
+                "table": table,
+                "keywords": [_keyword_json(word) for word in found.keywords[i]],
+            }
+        )
+    content = {**about, "quality": _quality_json(found.quality, found.taxonomy), "classes": classes}
+    _write(folder / "classes.json", json_text(content))
+
+
+def _file_name(taxonomy: Taxonomy, own: Asked) -> str:
+    """A name that any file system takes, and that no two classes share."""
+    return (
+        f"{slug(taxonomy.ranks[own.rank])}-{own.number:04d}-{slug(taxonomy.taxa[own.rank][own.number])[:60]}"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

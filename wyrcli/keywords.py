@@ -166,6 +166,9 @@ class Scores:
     top: so many terms of a read count, and no more than a fifth of those it has.
     """
 
+    _TERMS = ("_having", "_hits", "_expected", "_means", "_squares", "_runs")
+    _FIELDS = ("reads", "drawn", *_TERMS)
+
     def __init__(self, n_classes: int, n_runs: int, terms: Terms, top: int) -> None:
         self.top = top
         self.reads = np.zeros(n_classes, np.int64)
@@ -225,8 +228,19 @@ class Scores:
             self._runs[row, :v].astype(np.int64),
         )
 
+    def pack(self) -> list[Doubles]:
+        """All of it as arrays of one dimension; :meth:`unpack` takes them back."""
+        return [np.asarray(getattr(self, name), np.float64).ravel() for name in self._FIELDS]
+
+    def unpack(self, arrays: Sequence[Doubles]) -> None:
+        """Replace what this tally of the same classes, runs and terms holds."""
+        self._make_room()
+        for name, values in zip(self._FIELDS, arrays, strict=True):
+            own = getattr(self, name)
+            setattr(self, name, values.reshape(own.shape).astype(own.dtype))
+
     def _make_room(self) -> None:
-        for name in ("_having", "_hits", "_expected", "_means", "_squares", "_runs"):
+        for name in self._TERMS:
             setattr(self, name, _grown(getattr(self, name), len(self._terms), 1))
 
 
@@ -427,21 +441,23 @@ def select_keywords(
     frequencies: Frequencies,
     passes: Sequence[Scores],
     criteria: Criteria,
-) -> list[Keyword]:
-    """All terms that masks single out, class by class, best first, with what became of each.
+) -> list[list[Keyword]]:
+    """Of each class all terms that its scores single out, best first, with what became of each.
 
     ``passes``: one tally per Explainer, whose rows are those of ``asked``.  Of several, the median p counts.
     """
-    lines: list[_Line] = []
-    for row, own in enumerate(asked):
-        lines += _test_class(own, [scores.of_class(row) for scores in passes], frequencies, criteria)
+    lines = [
+        _test_class(own, [scores.of_class(row) for scores in passes], frequencies, criteria)
+        for row, own in enumerate(asked)
+    ]
     # Adjusted within a rank: what is asked at one must not change what is found at another.
-    found: list[Keyword] = []
+    found: list[list[Keyword]] = [[] for _ in asked]
     for rank in dict.fromkeys(own.rank for own in asked):
-        group = [line for line in lines if line.asked.rank == rank]
-        q = adjust_p(np.concatenate([np.zeros(0), *(line.p for line in group)]))
-        for line, part in zip(group, np.split(q, np.cumsum([len(own.p) for own in group])[:-1]), strict=True):
-            found += _write_class(line, part, taxonomy, terms, criteria)
+        group = {row: line for row, line in enumerate(lines) if line is not None and line.asked.rank == rank}
+        q = adjust_p(np.concatenate([np.zeros(0), *(line.p for line in group.values())]))
+        ends = np.cumsum([0, *(len(line.p) for line in group.values())])
+        for (row, line), first, end in zip(group.items(), ends[:-1], ends[1:], strict=True):
+            found[row] = _write_class(line, q[first:end], taxonomy, terms, criteria)
     return found
 
 
@@ -460,7 +476,8 @@ class _Line(NamedTuple):
 
 def _test_class(
     own: Asked, parts: Sequence[ClassScores], frequencies: Frequencies, criteria: Criteria
-) -> list[_Line]:
+) -> _Line | None:
+    """All tests of one class; None where there are no reads to test."""
     r = own.rank
     every = frequencies.lineages()
     mine = [lineage for lineage in every if lineage[r] == own.number]
@@ -469,7 +486,7 @@ def _test_class(
         others = [lineage for lineage in every if lineage[r] == own.against]
     scores = pool_scores(parts)
     if not mine or not others or scores.n == 0:
-        return []
+        return None
     parents = {lineage[:r] for lineage in mine}
     siblings = [lineage for lineage in others if lineage[:r] in parents]
     ours, theirs = frequencies.sum(mine), frequencies.sum(others)
@@ -497,7 +514,7 @@ def _test_class(
     p = np.ones(len(tested))
     p[passing] = np.nanmax(np.stack([own[passing] for own in tests.values()]), axis=0)
     run_share = np.mean(np.concatenate([part.selected(criteria.fdr) for part in parts], axis=1), axis=1)
-    return [_Line(own, scores, (ours, theirs, near), run_share, tested, p, tests)]
+    return _Line(own, scores, (ours, theirs, near), run_share, tested, p, tests)
 
 
 def _of_terms(support: Support, numbers: Counts) -> Support:

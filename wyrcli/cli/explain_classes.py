@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from wyrcli import __version__
-from wyrcli.cli.console import progress, say, show_tables, warn
+from wyrcli.cli.console import Advance, progress, say, show_tables, warn
 from wyrcli.cli.evaluate import read_evaluated
 from wyrcli.cli.options import (
     Device,
@@ -27,16 +29,33 @@ from wyrcli.cli.options import (
     Threads,
     set_threads,
 )
-from wyrcli.errors import InputError, WyrError, counted
+from wyrcli.errors import CheckpointError, WyrError, counted
 
 if TYPE_CHECKING:
+    from wyrcli.class_explanation import Findings
+    from wyrcli.class_quality import Quality
+    from wyrcli.class_runs import Retraining
+    from wyrcli.class_scores import PassOptions
     from wyrcli.dataset import LabelledWindows
-    from wyrcli.keywords import Asked, Keyword
+    from wyrcli.engine import Progress
+    from wyrcli.examination import Subject
+    from wyrcli.keywords import Asked, Criteria, Scores
+    from wyrcli.model.explainer import Explainer
     from wyrcli.taxonomy import Taxonomy
+    from wyrcli.terms import Terms
 
 __all__ = ["explain_classes"]
 
+_OTHERS = ("gradients", "svm")
 _WHAT, _KEYWORDS, _STABILITY = "What is explained", "Keywords", "Stability"
+
+
+class Retrain(StrEnum):
+    """What each run of the stability test trains anew."""
+
+    none = "none"
+    explainer = "explainer"
+    full = "full"
 
 
 class ScoreSource(StrEnum):
@@ -144,6 +163,49 @@ def explain_classes(
             help="A keyword is selected by this share of the runs, or it is listed as unstable.",
         ),
     ] = 0.6,
+    retrain: Annotated[
+        Retrain,
+        typer.Option(
+            "--retrain",
+            rich_help_panel=_STABILITY,
+            help="none: runs draw reads again (bootstrap), which is cheap.  explainer: each run splits "
+            "training and validation windows anew and trains an Explainer; full: the classifier too, as in SACX.",
+        ),
+    ] = Retrain.none,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--also",
+            rich_help_panel=_STABILITY,
+            metavar="MODEL",
+            help="Runs with the Explainer of this checkpoint as well (another seed); may be given again.",
+        ),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep",
+            rich_help_panel=_STABILITY,
+            help="Folder of retrained runs, which are not done again; default: OUTPUT.runs.",
+        ),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            rich_help_panel=_STABILITY,
+            help="What retrained classifiers begin with, as of wyr finetune; default: as the model did.",
+        ),
+    ] = "",
+    retrain_steps: Annotated[
+        int,
+        typer.Option(
+            "--retrain-steps",
+            rich_help_panel=_STABILITY,
+            min=0,
+            help="Steps of each retraining; 0 = as many as the model had.",
+        ),
+    ] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory for tables and JSON; new or empty.")
     ] = None,
@@ -170,33 +232,36 @@ def explain_classes(
     """
     from wyrcli import outputs
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
-    from wyrcli.class_quality import measure_quality, rank_by_svm
-    from wyrcli.class_scores import PassOptions, score_classes
-    from wyrcli.class_tables import (
-        classes_table,
-        keyword_json,
-        keyword_table,
-        name_class,
-        quality_json,
-        quality_table,
-    )
+    from wyrcli.class_explanation import choose_classes, explain_classes
+    from wyrcli.class_runs import Retraining
+    from wyrcli.class_scores import PassOptions
+    from wyrcli.class_tables import OUTPUTS, classes_table, quality_table, write_findings
     from wyrcli.examination import Subject
     from wyrcli.inference import choose_device, choose_precision
-    from wyrcli.keywords import Criteria, Frequencies, select_keywords
+    from wyrcli.keywords import Criteria
     from wyrcli.terms import choose_terms
 
     others = [name.strip() for name in compare.split(",") if name.strip()]
     for name in others:
-        if name not in ("gradients", "svm"):
-            raise typer.BadParameter(f"'{name}'; expected gradients, svm", param_hint="--compare")
+        if name not in _OTHERS:
+            raise typer.BadParameter(f"'{name}'; expected {', '.join(_OTHERS)}", param_hint="--compare")
     if contrast is not None and (classes or rank):
         raise typer.BadParameter("--contrast names its classes; it goes without --class and --rank")
     if force and output is None:
         raise typer.BadParameter("--force is about --output")
-    if "svm" in others:
-        _check_svm()
+    anew = retrain is not Retrain.none
+    if not anew and (start or retrain_steps or keep):
+        raise typer.BadParameter("--from, --retrain-steps and --keep are about --retrain")
+    if start and retrain is not Retrain.full:
+        raise typer.BadParameter("--from is about --retrain full")
+    if anew and (data is None or (output is None and keep is None)):
+        raise typer.BadParameter("--retrain needs --data, and --output or --keep to keep its runs")
+    if anew and (also or scores is ScoreSource.gradients):
+        raise typer.BadParameter("--retrain goes without --also, and with --scores mask")
+    if "svm" in others and find_spec("sklearn") is None:
+        raise WyrError("the SVM needs scikit-learn: pip install 'wyrcli[classes]'")
     if output is not None:
-        outputs.check_new_directory(output, replace=_OUTPUTS if force else ())
+        outputs.check_new_directory(output, replace=OUTPUTS if force else ())
     set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
@@ -208,49 +273,43 @@ def explain_classes(
     terms = choose_terms(checkpoint.alphabet, k)
     labelled = read_evaluated(checkpoint, data, split)
     labelled = labelled.sample_evenly(windows, seed) if windows else labelled
-    asked = _choose_classes(taxonomy, labelled, rank, classes or [], contrast, min_reads, quiet)
+    asked, n_few = choose_classes(
+        taxonomy, labelled.labels, rank=rank, names=classes or (), contrast=contrast, min_reads=min_reads
+    )
+    if n_few:
+        warn(f"{counted(n_few, 'class', 'classes')} with fewer than {min_reads} reads left out")
+    options = PassOptions(scores.value, top=top, runs=runs, seed=seed)
+    criteria = Criteria(fdr, selection)
+    plan = None
+    if anew and data is not None:
+        folder = keep or output.with_name(f"{output.name}.runs")  # type: ignore[union-attr]
+        pooled = _read_pooled(data, taxonomy)
+        plan = Retraining(
+            checkpoint, trained, pooled, folder, where, retrain is Retrain.full, start, retrain_steps,
+            batch_size, seed,
+        )  # fmt: skip
+        plan.check()
     subject = Subject(checkpoint.explanandum.to(where, dtype), checkpoint.tokenizer, where, batch_size, seed)
     trained.explainer.to(where, dtype)
-    frequencies = Frequencies(terms)
-    options = PassOptions(scores.value, top=top, runs=runs, seed=seed)
+    work = _Work(labelled, taxonomy, asked, terms, options, criteria, quiet)
+
+    further: Callable[[Scores], list[Scores]] | None = None
+    if plan is not None:
+        further = partial(_retrain, work, plan)
+    elif also:
+        further = partial(_ask_others, work, subject, [(path, explainer, operator) for path in also])
     with progress("reads", len(labelled), quiet=quiet) as advance:
-        found = score_classes(
-            subject, trained.explainer, labelled, asked, terms, options, frequencies, advance
+        found = explain_classes(
+            subject, trained.explainer, labelled, taxonomy, asked, terms, options, criteria, further, advance
         )
-    criteria = Criteria(fdr, selection)
-    keywords = select_keywords(asked, taxonomy, terms, frequencies, [found.scores], criteria)
-    by_class = _by_class(asked, taxonomy, keywords)
-    chosen = {i: [own.number for own in words if own.kept] for i, words in enumerate(by_class)}
-    quality = measure_quality(scores.value, asked, chosen, found.scores, frequencies)
-    if "gradients" in others and scores is not ScoreSource.gradients:
-        with progress("gradients", len(labelled), quiet=quiet) as advance:
-            again = score_classes(
-                subject,
-                trained.explainer,
-                labelled,
-                asked,
-                terms,
-                PassOptions("gradients", top=top, runs=runs, seed=seed),
-                on_batch=advance,
-            )
-        theirs = _by_class(
-            asked, taxonomy, select_keywords(asked, taxonomy, terms, frequencies, [again.scores], criteria)
-        )
-        picked = {i: [own.number for own in words if own.kept] for i, words in enumerate(theirs)}
-        quality += measure_quality("gradients", asked, picked, found.scores, frequencies)
-    if "svm" in others:
-        ranked = rank_by_svm(labelled, asked, terms, seed)
-        picked = {i: ranked[i][: len(chosen[i])].tolist() for i in range(len(asked))}
-        quality += measure_quality("svm", asked, picked, found.scores, frequencies)
-    stability = (
-        f"{runs} draws of the reads (bootstrap; of genomes where a class has five or more), one Explainer"
-    )
+    for name in others:
+        found.quality += _compare(name, found, work, subject, trained.explainer)
+    stability = _describe_runs(runs, retrain, len(also or []))
     notes = [
-        f"keywords: adjusted p at most {fdr:g}, selected by {selection:.0%} of the runs; unstable: by fewer.  "
-        f"Runs: {stability}."
+        f"keywords: adjusted p at most {fdr:g}, selected by {selection:.0%} of the runs; unstable: by fewer.",
+        f"Runs: {stability}.",
     ]
-    summary = classes_table(asked, taxonomy, found, by_class, notes)
-    table = quality_table(quality, taxonomy)
+    tables = [classes_table(found, notes), quality_table(found.quality, taxonomy)]
     if output is not None:
         about: dict[str, Any] = {
             "tag": "wyr explain-classes",
@@ -269,42 +328,16 @@ def explain_classes(
                 "fdr": fdr,
                 "selection": selection,
                 "runs": runs,
+                "retrain": retrain.value,
                 "stability": stability,
                 "min_reads": min_reads,
                 "seed": seed,
             },
         }
-        with outputs.new_directory(output, replace=_OUTPUTS if force else ()) as folder:
-            parts = {
-                "keywords": [own for own in keywords if own.kept],
-                "unstable": [own for own in keywords if own.is_unstable],
-                "rejected": [own for own in keywords if not own.kept and not own.is_unstable],
-            }
-            for name, part in parts.items():
-                text = keyword_table(name, name, part).to_tsv()
-                _write(folder / f"{name}.tsv", text)
-            (folder / "classes").mkdir()
-            content = []
-            for i, own in enumerate(asked):
-                title = name_class(taxonomy, own)
-                file = f"classes/{_file_name(taxonomy, own)}.tsv"
-                _write(folder / file, keyword_table("class", title, by_class[i]).to_tsv())
-                content.append(
-                    {
-                        "rank": taxonomy.ranks[own.rank],
-                        "class": taxonomy.taxa[own.rank][own.number],
-                        "against": None if own.against is None else taxonomy.taxa[own.rank][own.against],
-                        "reads": int(found.labelled[i]),
-                        "recognised": int(found.recognised[i]),
-                        "table": file,
-                        "keywords": [keyword_json(word) for word in by_class[i]],
-                    }
-                )
-            _write(folder / "quality.tsv", table.to_tsv())
-            about |= {"quality": quality_json(quality, taxonomy), "classes": content}
-            _write(folder / "classes.json", outputs.json_text(about))
-    show_tables([summary, table], width=150)
-    n_kept = sum(own.kept for own in keywords)
+        with outputs.new_directory(output, replace=OUTPUTS if force else ()) as folder:
+            write_findings(folder, found, about)
+    show_tables(tables, width=150)
+    n_kept = sum(len(found.kept(i)) for i in range(len(asked)))
     say(
         f"{counted(len(labelled), 'read')}, {counted(len(asked), 'class', 'classes')}, "
         f"{counted(n_kept, 'keyword')}" + (f": {output}" if output is not None else ""),
@@ -312,89 +345,97 @@ def explain_classes(
     )
 
 
-_OUTPUTS = ("keywords.tsv", "unstable.tsv", "rejected.tsv", "quality.tsv", "classes.json", "classes")
+class _Work(NamedTuple):
+    """What all passes share."""
+
+    windows: LabelledWindows
+    taxonomy: Taxonomy
+    asked: list[Asked]
+    terms: Terms
+    options: PassOptions
+    criteria: Criteria
+    quiet: bool
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _ask_others(
+    work: _Work,
+    subject: Subject,
+    models: Sequence[tuple[Path, ExplainerKind, Operator]],
+    first: Scores,
+) -> list[Scores]:
+    """The tallies of the same reads by other checkpoints, behind the first one."""
+    from wyrcli.checkpoint import load_checkpoint, load_explainer
+    from wyrcli.class_scores import score_classes
+
+    passes = [first]
+    for path, kind, operator in models:
+        other = load_checkpoint(path)
+        if (other.taxonomy.ranks, other.taxonomy.taxa) != (work.taxonomy.ranks, work.taxonomy.taxa):
+            raise CheckpointError(f"{path}: its classes are not those of the model")
+        like = next(subject.explanandum.parameters())
+        trained = load_explainer(path, kind, operator).explainer.to(like)
+        theirs = subject._replace(explanandum=other.explanandum.to(like), tokenizer=other.tokenizer)
+        with progress(other.name, len(work.windows), quiet=work.quiet) as advance:
+            found = score_classes(
+                theirs, trained, work.windows, work.asked, work.terms, work.options, on_batch=advance
+            )
+        passes.append(found.scores)
+    return passes
 
 
-def _check_svm() -> None:
-    from importlib.util import find_spec
+def _retrain(work: _Work, plan: Retraining, first: Scores) -> list[Scores]:
+    """The tallies of runs that train anew; ``first``, of the model itself, is none of them."""
+    from wyrcli.class_runs import run_again
 
-    if find_spec("sklearn") is None:
-        raise WyrError("the SVM needs scikit-learn: pip install 'wyrcli[classes]'")
+    for i in range(len(plan.windows)):
+        work.terms.find(plan.windows.sequences[i])  # so that all runs know the same terms
+    passes = []
+    for run in range(work.options.runs):
+        say(f"run {run + 1} of {work.options.runs}", work.quiet)
+        with progress("steps", quiet=work.quiet) as advance:
+
+            def report(now: Progress, advance: Advance = advance) -> None:
+                advance(0, f"step {now.step:,} of {now.total_steps:,}")
+
+            passes.append(run_again(plan, run, work.asked, work.terms, work.options, report))
+    return passes
 
 
-def _choose_classes(
-    taxonomy: Taxonomy,
-    windows: LabelledWindows,
-    rank: str | None,
-    names: Sequence[str],
-    contrast: tuple[str, str] | None,
-    min_reads: int,
-    quiet: bool,
-) -> list[Asked]:
-    """The classes asked about, rank by rank.  Raises InputError where there is none with enough reads."""
-    import numpy as np
+def _compare(
+    name: str, found: Findings, work: _Work, subject: Subject, explainer: Explainer
+) -> list[Quality]:
+    """The quality of the keywords of another method on the same reads."""
+    from wyrcli.class_quality import measure_quality, rank_by_svm
+    from wyrcli.class_scores import score_classes
+    from wyrcli.keywords import select_keywords
 
-    from wyrcli.keywords import Asked
-    from wyrcli.targets import find_taxon
-
-    reads = [
-        np.bincount(np.asarray(windows.labels)[:, r], minlength=size) for r, size in enumerate(taxonomy.sizes)
-    ]
-    wanted_rank = None if rank is None else taxonomy.rank_index(rank)
-    if contrast is not None:
-        first, second = (find_taxon(taxonomy, name) for name in contrast)
-        if first == second or first.rank != second.rank:
-            raise typer.BadParameter("two classes of one rank", param_hint="--contrast")
-        asked = [
-            Asked(first.rank, first.within, second.within),
-            Asked(first.rank, second.within, first.within),
-        ]
-    elif names:
-        places = sorted(dict.fromkeys(find_taxon(taxonomy, name) for name in names))
-        for place in places:
-            if wanted_rank is not None and place.rank != wanted_rank:
-                taxon = taxonomy.taxa[place.rank][place.within]
-                raise typer.BadParameter(f"'{taxon}' is a {taxonomy.ranks[place.rank]}", param_hint="--class")
-        asked = [Asked(place.rank, place.within) for place in places]
+    if name == "svm":
+        ranked = rank_by_svm(work.windows, work.asked, work.terms, work.options.seed)
+        chosen = {i: own[: len(found.kept(i))].tolist() for i, own in enumerate(ranked)}
     else:
-        asked = [
-            Asked(r, number)
-            for r, counts in enumerate(reads)
-            if wanted_rank in (None, r)
-            for number in np.flatnonzero(counts).tolist()
-        ]
-    few = [own for own in asked if reads[own.rank][own.number] < min_reads]
-    if few and (names or contrast is not None):
-        own = few[0]
-        n = int(reads[own.rank][own.number])
-        raise InputError(
-            f"{taxonomy.taxa[own.rank][own.number]} has {counted(n, 'read')}; "
-            f"expected {min_reads} or more (--min-reads)"
+        options = replace(work.options, source="gradients")
+        with progress(name, len(work.windows), quiet=work.quiet) as advance:
+            scored = score_classes(
+                subject, explainer, work.windows, work.asked, work.terms, options, on_batch=advance
+            )
+        keywords = select_keywords(
+            work.asked, work.taxonomy, work.terms, found.frequencies, [scored.scores], work.criteria
         )
-    kept = [own for own in asked if own not in few]
-    if not kept:
-        raise InputError(f"no class has {min_reads} reads or more (--min-reads)")
-    if few:
-        warn(f"{counted(len(few), 'class', 'classes')} with fewer than {min_reads} reads left out")
-    return kept
+        chosen = {i: [own.number for own in words if own.kept] for i, words in enumerate(keywords)}
+    return measure_quality(name, work.asked, chosen, found.scored.scores, found.frequencies)
 
 
-def _by_class(asked: Sequence[Asked], taxonomy: Taxonomy, keywords: Sequence[Keyword]) -> list[list[Keyword]]:
-    """Keywords of each class asked about, in their order."""
-    groups: dict[tuple[str, str], list[Keyword]] = defaultdict(list)
-    for own in keywords:
-        groups[own.rank, own.name].append(own)
-    return [groups[taxonomy.ranks[own.rank], taxonomy.taxa[own.rank][own.number]] for own in asked]
+def _describe_runs(runs: int, retrain: Retrain, n_also: int) -> str:
+    if retrain is Retrain.none:
+        which = f"the Explainers of {n_also + 1} checkpoints" if n_also else "one Explainer"
+        return f"{runs} draws of the reads (bootstrap; of genomes where a class has five or more), {which}"
+    what = "the Explainer" if retrain is Retrain.explainer else "classifier and Explainer"
+    return f"{runs} new splits of training and validation windows, {what} trained anew in each"
 
 
-def _file_name(taxonomy: Taxonomy, own: Asked) -> str:
-    """A name that any file system takes, and no two classes share."""
-    from wyrcli.result_tables import slug
+def _read_pooled(data: Path, taxonomy: Taxonomy) -> LabelledWindows:
+    """The windows of training and validation together."""
+    from wyrcli.dataset import Dataset
 
-    return (
-        f"{slug(taxonomy.ranks[own.rank])}-{own.number:04d}-{slug(taxonomy.taxa[own.rank][own.number])[:60]}"
-    )
+    dataset = Dataset.open(data)
+    return dataset.split_for("train", taxonomy).followed_by(dataset.split_for("validation", taxonomy))
