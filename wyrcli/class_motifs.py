@@ -532,6 +532,8 @@ class _Search:
     def unexpected(self, passages: _Passages, k: int) -> dict[str, float]:
         """k-mers much more frequent in passages than in any background, and by how many deviations."""
         observed = _count_words(passages.codes, k)
+        if not observed.any():
+            return {}
         rates = [_count_words(codes, k) + 1.0 for codes in self._others_search.values()]
         expected = observed.sum() * np.max([own / own.sum() for own in rates], axis=0)
         deviations = (observed - expected) / np.sqrt(expected)
