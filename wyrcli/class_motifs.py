@@ -63,6 +63,8 @@ _AGREED = 0.45  # of the windows must have a letter for it to be one of the anch
 _LEFT = 0.3  # of a keyword's passages must be left for it to be an anchor
 _ROUNDS = 30  # of expectation maximisation
 _WEAK = 0.3  # of what a perfect site has, a weak one has
+_UNEXPECTED = 5.0  # deviations by which a k-mer is too frequent to be one of chance
+_MOST_WORDS = 40  # of these that are looked at
 _PRIOR = 0.02  # of a place that the mask does not keep at all, so that no place is impossible
 
 
@@ -108,6 +110,8 @@ class MotifOptions:
     least_fold: a motif is in so many times more of the class's reads than of those of any background.
     least_bits: a column at a motif's end must say more than that.
     longest: columns of a motif.
+    faint_share: where nothing more is found, this share of the remaining bases is searched too, those with
+        the highest scores, however low; what is found there is faint.  0: none.
     alike: two motifs that correlate at least so much are one.
     """
 
@@ -120,6 +124,7 @@ class MotifOptions:
     least_fold: float = 2.0
     least_bits: float = 0.25
     longest: int = 60
+    faint_share: float = 0.05
     alike: float = 0.85
 
 
@@ -133,11 +138,13 @@ class Motif:
     counts: float64 (L, 4), letters at its sites, in the order of :data:`LETTERS`.
     background: float64 (4,), frequencies of the letters in the backgrounds.
     threshold: log-odds, bits, from which on a place is a site.
-    n_sites: sites in the reads of the class that the mask keeps: ``counts`` are theirs.
+    n_sites: sites in the reads of the class that the mask keeps (of a faint one: all): ``counts`` are theirs.
     n_reads: reads of the class it was looked for in.
     share: of the reads of the class that took no part in the search, those with a site.
     background_shares: the same in each background.
-    mask: mean score of all its sites, masked or not; 1 if the mask keeps each.
+    is_faint: the mask only hints at it; see ``MotifOptions.faint_share``.
+    mask: mean score of all its sites, kept or not.
+    mask_elsewhere: mean score of all bases that are no site of a motif found so far.
     members: share of reads with a site by :attr:`ClassRead.member`, over all reads.
     keywords: those whose k-mer, on either strand, is in the consensus, in the order of their weights.
     p: that it is no more frequent than in a background, the largest over these (hypergeometric); NaN if it
@@ -153,7 +160,9 @@ class Motif:
     n_reads: int = 0
     share: float = math.nan
     background_shares: Mapping[str, float] = field(default_factory=dict)
+    is_faint: bool = False
     mask: float = math.nan
+    mask_elsewhere: float = math.nan
     members: Mapping[str, float] = field(default_factory=dict)
     keywords: tuple[str, ...] = ()
     p: float = math.nan
@@ -311,17 +320,6 @@ class _Passages:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def words(self, k: int) -> NDArray[np.int64]:
-        """The number of the k-mer at each place, (N, W - k + 1); -1 with an N in it."""
-        n_places = self.codes.shape[1] - k + 1
-        found = np.zeros((len(self), n_places), dtype=np.int64)
-        bad = np.zeros(found.shape, dtype=bool)
-        for i in range(k):
-            own = self.codes[:, i : i + n_places]
-            found = 4 * found + own
-            bad |= own == _NONE
-        return np.where(bad, -1, found)
-
     def prior(self, length: int) -> Doubles:
         """Of a site at each place, (N, places): its mean score; rows sum to one."""
         sums = np.concatenate([np.zeros((len(self), 1)), self.scores.cumsum(1)], axis=1)
@@ -344,19 +342,43 @@ class _Passages:
         for word in words:
             k = len(word)
             if k not in by_size:
-                by_size[k] = self.words(k)
+                by_size[k] = _words(self.codes, k)
             found[word] = np.unique(np.nonzero(np.isin(by_size[k], _numbers(word)))[0])
         return found
 
-    def erase(self, motif: Motif) -> None:
-        """Take the sites of a motif out, weak ones too: else what mutated would be found again."""
-        weak = _WEAK * float(motif.log_odds.max(1).sum())
-        for site in _sites_in(self.codes, motif.log_odds, min(motif.threshold, weak)):
-            self.codes[site.sequence, site.start : site.stop] = _NONE
+
+def _erase(codes: Codes, motif: Motif) -> None:
+    """Take the sites of a motif out, weak ones too: else what mutated would be found again."""
+    weak = _WEAK * float(motif.log_odds.max(1).sum())
+    for site in _sites_in(codes, motif.log_odds, min(motif.threshold, weak)):
+        codes[site.sequence, site.start : site.stop] = _NONE
+
+
+def _words(codes: Codes, k: int) -> NDArray[np.int64]:
+    """The number of the k-mer at each place, (N, W - k + 1); -1 with an N in it."""
+    n_places = max(codes.shape[1] - k + 1, 0)
+    found = np.zeros((len(codes), n_places), dtype=np.int64)
+    bad = np.zeros(found.shape, dtype=bool)
+    for i in range(k):
+        own = codes[:, i : i + n_places]
+        found = 4 * found + own
+        bad |= own == _NONE
+    return np.where(bad, -1, found)
+
+
+def _count_words(codes: Codes, k: int) -> Doubles:
+    """How often each k-mer occurs on either strand, (4^k,); 0 for those that are not canonical."""
+    words = _words(codes, k)
+    counts = np.bincount(words[words >= 0], minlength=4**k).astype(np.float64)
+    numbers = np.arange(4**k)
+    turned = np.zeros_like(numbers)
+    for i in range(k):
+        turned = 4 * turned + 3 - (numbers >> 2 * i & 3)
+    return np.where(numbers < turned, counts + counts[turned], np.where(numbers == turned, counts, 0.0))
 
 
 def _numbers(word: str) -> tuple[int, int]:
-    """The number of a k-mer, and of its reverse complement; see :meth:`_Passages.words`."""
+    """The number of a k-mer, and of its reverse complement; see :func:`_words`."""
     letters = _CODES[np.frombuffer(word.encode("ascii"), np.uint8)].astype(np.int64)
     powers = 4 ** np.arange(len(word) - 1, -1, -1)
     return int(letters @ powers), int((3 - letters[::-1]) @ powers)
@@ -419,37 +441,140 @@ def find_motifs(
     Every motif that comes back is one test: adjust for all classes together, see :func:`adjust_motifs`.
     Without backgrounds, nothing is tested, and p is NaN.
     """
-    rng = np.random.default_rng(seed)
-    search, test = _halves([read.group for read in reads], rng)
-    found = _Passages([reads[i] for i in search], options, rng)
-    others = {name: encode(own) for name, own in backgrounds.items() if len(own)}
-    halves = {name: _halves([""] * len(own), rng) for name, own in others.items()}
-    letters = _frequencies(list(others.values()) or [encode([read.sequence for read in reads])])
-    codes = encode([read.sequence for read in reads])
-    motifs: list[Motif] = []
-    anchors = found.anchors(keywords)
-    full = {word: len(own) for word, own in anchors.items()}
-    while anchors and len(motifs) < options.most_motifs:
-        # What is left of a keyword, when the motifs found so far have had their share of its places.
-        left = {word: keywords[word] * len(own) / full[word] for word, own in anchors.items()}
-        keyword = min(anchors, key=lambda word: (-left[word], word))
-        if len(anchors.pop(keyword)) < max(options.least_sites, _LEFT * full[keyword]):
-            continue
-        counts = _grow(found, keyword, letters, options)
-        if counts is None:
-            continue
-        own = Motif("", counts, letters)
-        own = _set_threshold(
-            own, codes[search], {name: others[name][halves[name][0]] for name in others}, options.least_fold
+    search = _Search(keywords, reads, backgrounds, options, np.random.default_rng(seed))
+    search.follow(_Passages(search.reads_to_search(), options, search.rng), keywords, faint=False)
+    if options.faint_share and any(map(len, backgrounds.values())):
+        passages = _Passages(search.faint_reads(), options, search.rng)
+        sizes = {len(word) for word in keywords}
+        words = {word: weight for k in sizes for word, weight in search.unexpected(passages, k).items()}
+        search.follow(passages, words, faint=True)
+    found = sorted(search.motifs, key=lambda motif: (motif.p, -motif.bits))
+    return [replace(motif, name=f"motif_{number}") for number, motif in enumerate(found, 1)]
+
+
+class _Search:
+    """The search in one class, whose ``motifs`` grow; see :func:`find_motifs`."""
+
+    def __init__(
+        self,
+        keywords: Mapping[str, float],
+        reads: Sequence[ClassRead],
+        backgrounds: Mapping[str, Sequence[str]],
+        options: MotifOptions,
+        rng: np.random.Generator,
+    ) -> None:
+        self.rng = rng
+        self.motifs: list[Motif] = []
+        self._keywords, self._reads, self._options = keywords, reads, options
+        self._codes = encode([read.sequence for read in reads])
+        self._left = self._codes.copy()  # without the sites of the motifs found so far
+        self._scores = np.zeros(self._codes.shape, dtype=np.float32)
+        for row, read in zip(self._scores, reads, strict=True):
+            row[: len(read.sequence)] = read.scores
+        self._search, self._test = _halves([read.group for read in reads], rng)
+        others = {name: encode(own) for name, own in backgrounds.items() if len(own)}
+        halves = {name: _halves([""] * len(own), rng) for name, own in others.items()}
+        self._others_search = {name: others[name][half[0]] for name, half in halves.items()}
+        self._others_test = {name: others[name][half[1]] for name, half in halves.items()}
+        self._letters = _frequencies(list(others.values()) or [self._codes])
+
+    def reads_to_search(self) -> list[ClassRead]:
+        """The half of the reads that motifs are looked for in."""
+        return [self._reads[i] for i in self._search]
+
+    def follow(self, passages: _Passages, keywords: Mapping[str, float], *, faint: bool) -> None:
+        """Grow motifs from keywords, the heaviest first, and test them."""
+        options, found = self._options, 0
+        anchors = passages.anchors(keywords)
+        full = {word: len(own) for word, own in anchors.items()}
+        while anchors and found < options.most_motifs:
+            # What is left of a keyword, when the motifs found so far have had their share of its places.
+            left = {word: keywords[word] * len(own) / max(full[word], 1) for word, own in anchors.items()}
+            keyword = min(anchors, key=lambda word: (-left[word], word))
+            if len(anchors.pop(keyword)) < max(options.least_sites, _LEFT * full[keyword]):
+                continue
+            counts = _grow(passages, keyword, self._letters, options)
+            if counts is None:
+                continue
+            own = Motif("", counts, self._letters, is_faint=faint)
+            own = _set_threshold(own, self._codes[self._search], self._others_search, options.least_fold)
+            _erase(passages.codes, own)
+            _erase(self._left, own)
+            anchors = passages.anchors(anchors)
+            if math.isinf(own.threshold) or any(_is_same(own, other, options) for other in self.motifs):
+                continue
+            own = _test(own, self._codes[self._test], self._others_test)
+            self.motifs.append(self._describe(own))
+            found += 1
+
+    def faint_reads(self) -> list[ClassRead]:
+        """The reads to search without what was found, scores scaled up so that the highest share is kept.
+
+        What stands beside a site shares in its score, and is left out too.
+        """
+        left, scores = self._left[self._search], self._scores[self._search].copy()
+        taken = left == _NONE
+        for _ in range(self._options.flank):
+            taken[:, 1:] |= taken[:, :-1].copy()
+            taken[:, :-1] |= taken[:, 1:].copy()
+        scores[taken] = 0
+        least = float(np.quantile(scores[~taken], 1 - self._options.faint_share)) if (~taken).any() else 0.0
+        scores = (scores * (self._options.threshold / max(least, 1e-6))).clip(max=1)
+        alphabet = np.frombuffer((LETTERS + "N").encode(), dtype=np.uint8)
+        return [
+            read._replace(
+                sequence=alphabet[row[: len(read.sequence)]].tobytes().decode("ascii"),
+                scores=score[: len(read.sequence)],
+            )
+            for read, row, score in zip(self.reads_to_search(), left, scores, strict=True)
+        ]
+
+    def unexpected(self, passages: _Passages, k: int) -> dict[str, float]:
+        """k-mers much more frequent in passages than in any background, and by how many deviations."""
+        observed = _count_words(passages.codes, k)
+        if not observed.any():
+            return {}
+        rates = [_count_words(codes, k) + 1.0 for codes in self._others_search.values()]
+        expected = observed.sum() * np.max([own / own.sum() for own in rates], axis=0)
+        deviations = (observed - expected) / np.sqrt(expected)
+        best = np.argsort(-deviations, kind="stable")[:_MOST_WORDS]
+        return {
+            "".join(LETTERS[(number >> 2 * (k - 1 - i)) & 3] for i in range(k)): float(deviations[number])
+            for number in best.tolist()
+            if deviations[number] > _UNEXPECTED
+        }
+
+    def _describe(self, motif: Motif) -> Motif:
+        """With its letters counted over all reads, the strand on which it mostly stands, and its members."""
+        reads, codes, threshold = self._reads, self._codes, self._options.threshold
+        sites = _sites_in(codes, motif.log_odds, motif.threshold)
+        means = np.array([float(self._scores[s.sequence, s.start : s.stop].mean()) for s in sites])
+        kept = [site for site, mean in zip(sites, means, strict=True) if mean > threshold]
+        counted = sites if motif.is_faint or not kept else kept
+        counts = np.zeros((len(motif), 4))
+        for site in counted:
+            letters = codes[site.sequence, site.start : site.stop]
+            counts[np.arange(len(motif)), 3 - letters[::-1] if site.reverse else letters] += 1
+        if 2 * sum(site.reverse for site in counted) > len(counted):
+            counts = _turned(counts).copy()
+        has = {site.sequence for site in sites}
+        members: dict[str, list[bool]] = {}
+        for i, read in enumerate(reads):
+            if read.member:
+                members.setdefault(read.member, []).append(i in has)
+        free = self._left != _NONE
+        found = replace(
+            motif,
+            counts=counts,
+            n_sites=len(counted),
+            n_reads=len(reads),
+            mask=float(means.mean()) if len(means) else math.nan,
+            mask_elsewhere=float(self._scores[free].mean()) if free.any() else math.nan,
+            members={name: sum(own) / len(own) for name, own in sorted(members.items())},
         )
-        found.erase(own)
-        anchors = found.anchors(anchors)
-        if math.isinf(own.threshold) or any(_is_same(own, other, options) for other in motifs):
-            continue
-        own = _test(own, codes[test], {name: others[name][halves[name][1]] for name in others})
-        motifs.append(_describe(own, reads, codes, keywords, options))
-    motifs.sort(key=lambda motif: (motif.p, -motif.bits))
-    return [replace(motif, name=f"motif_{number}") for number, motif in enumerate(motifs, 1)]
+        both = (found.consensus, found.reverse_complement().consensus)
+        inside = [word for word in self._keywords if any(word in text for text in both)]
+        return replace(found, keywords=tuple(sorted(inside, key=lambda word: (-self._keywords[word], word))))
 
 
 def _halves(groups: Sequence[str], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -472,7 +597,7 @@ def _grow(passages: _Passages, keyword: str, background: Doubles, options: Motif
     """Counts (L, 4) of the motif around a keyword, or None if it was lost on the way to another motif."""
     k = len(keyword)
     forward, backward = _numbers(keyword)
-    words = passages.words(k)
+    words = _words(passages.codes, k)
     rows, places = np.nonzero((words == forward) | (words == backward))
     reverse = words[rows, places] != forward
     windows = passages.letters(rows, places - _REACH, reverse, k + 2 * _REACH)
@@ -615,41 +740,6 @@ def adjust_motifs(motifs: Mapping[str, Sequence[Motif]]) -> dict[str, list[Motif
         q[i] = lowest
     values = iter(q.tolist())
     return {name: [replace(motif, q=next(values)) for motif in own] for name, own in motifs.items()}
-
-
-def _describe(
-    motif: Motif,
-    reads: Sequence[ClassRead],
-    codes: Codes,
-    keywords: Mapping[str, float],
-    options: MotifOptions,
-) -> Motif:
-    """With its letters counted over all reads, the strand on which it mostly stands, and its members."""
-    sites = _sites_in(codes, motif.log_odds, motif.threshold)
-    means = np.array([float(reads[s.sequence].scores[s.start : s.stop].mean()) for s in sites])
-    kept = [site for site, mean in zip(sites, means, strict=True) if mean > options.threshold]
-    counts = np.zeros((len(motif), 4))
-    for site in kept or sites:
-        letters = codes[site.sequence, site.start : site.stop]
-        counts[np.arange(len(motif)), 3 - letters[::-1] if site.reverse else letters] += 1
-    if 2 * sum(site.reverse for site in kept or sites) > len(kept or sites):
-        counts = _turned(counts).copy()
-    has = {site.sequence for site in sites}
-    members: dict[str, list[bool]] = {}
-    for i, read in enumerate(reads):
-        if read.member:
-            members.setdefault(read.member, []).append(i in has)
-    found = replace(
-        motif,
-        counts=counts,
-        n_sites=len(kept),
-        n_reads=len(reads),
-        mask=float(means.mean()) if len(means) else math.nan,
-        members={name: sum(own) / len(own) for name, own in sorted(members.items())},
-    )
-    both = (found.consensus, found.reverse_complement().consensus)
-    inside = [word for word in keywords if any(word in text for text in both)]
-    return replace(found, keywords=tuple(sorted(inside, key=lambda word: (-keywords[word], word))))
 
 
 # ---------------------------------------------------------------- likeness
