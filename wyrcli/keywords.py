@@ -546,7 +546,10 @@ def _write_class(
         stable = bool(line.run_share[v] >= criteria.selection)
         reason = ""
         if not q[i] <= criteria.fdr:
-            reason = _FAILURES[max(p, key=lambda name: -1.0 if np.isnan(p[name]) else p[name])]
+            # The first test that fails by itself; if none does but for the adjustment, the weakest.
+            failed = [name for name in p if p[name] > criteria.fdr]
+            weakest = max(p, key=lambda name: -1.0 if np.isnan(p[name]) else p[name])
+            reason = _FAILURES[failed[0] if failed else weakest]
         elif not stable:
             reason = f"{_UNSTABLE} {line.run_share[v]:.0%} of the runs"
         found.append(
@@ -574,4 +577,4 @@ def _write_class(
                 number=v,
             )
         )
-    return sorted(found, key=lambda keyword: (-keyword.weight, keyword.term))
+    return sorted(found, key=lambda keyword: (-round(keyword.weight, 9), keyword.term))

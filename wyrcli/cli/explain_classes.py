@@ -169,7 +169,8 @@ def explain_classes(
             "--retrain",
             rich_help_panel=_STABILITY,
             help="none: runs draw reads again (bootstrap), which is cheap.  explainer: each run splits "
-            "training and validation windows anew and trains an Explainer; full: the classifier too, as in SACX.",
+            "training and validation windows anew and trains an Explainer; full: the classifier too, as "
+            "SACX does.",
         ),
     ] = Retrain.none,
     also: Annotated[
