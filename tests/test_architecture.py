@@ -141,6 +141,7 @@ FLOORS = (
         *("enrichment", "result_tables", "figures", "pages", "keeping", "study", "study_page"),
         *("calibration", "degradation", "classification", "classification_tables", "classification_page"),
         *("terms", "keywords", "class_scores", "class_quality", "class_tables"),
+        *("motif_effects", "motif_tables", "logos", "class_page"),
         *("terminal_view", "reads_page", "browser_files", "score_tracks", "bundles"),
     ),
     ("cli", "__main__"),
