@@ -17,9 +17,10 @@ from wyrcli.class_motifs import ClassRead, Motif, MotifOptions, adjust_motifs, f
 from wyrcli.class_quality import Quality, measure_quality
 from wyrcli.class_scores import PassOptions, Reservoir, SampledRead, ScoredReads, score_classes
 from wyrcli.errors import InputError, TaxonomyError, counted
-from wyrcli.examination import EvaluatedWindows, Subject
+from wyrcli.examination import EvaluatedWindows, Floats, Subject
 from wyrcli.keywords import Asked, Criteria, Frequencies, Keyword, Scores, select_keywords
 from wyrcli.model.explainer import Explainer
+from wyrcli.motif_effects import MotifEffects, ask_log_odds, measure_effects
 from wyrcli.targets import find_taxon
 from wyrcli.taxonomy import Taxonomy
 from wyrcli.terms import KmerTerms, Terms
@@ -36,6 +37,7 @@ __all__ = [
 _FEW_GROUPS = 5
 _MOST_OTHERS = 1000  # reads of a background
 _MOST_PER_LINEAGE = 60
+_MOST_CHECKED = 3  # motifs of a class
 _MOTIF_OPTIONS = MotifOptions()
 
 
@@ -43,8 +45,9 @@ _MOTIF_OPTIONS = MotifOptions()
 class Findings:
     """What was found of the classes ``asked`` about.
 
-    ``keywords``: of each class, all that its scores single out, best first, kept or not.  ``motifs``: of each
-    class, all that were tested; empty where they were not looked for.
+    ``keywords``: of each class, all that its scores single out, best first, kept or not.  ``source``: of its
+    scores.  ``motifs``: of each class, all that were tested; empty where they were not looked for.
+    ``effects``: of each motif what it does to the classifier, None where that was not asked.
     """
 
     taxonomy: Taxonomy
@@ -55,7 +58,9 @@ class Findings:
     keywords: list[list[Keyword]]
     quality: list[Quality]
     others: dict[tuple[int, ...], Reservoir[str]]
+    source: str = "mask"
     motifs: list[list[Motif]] = field(default_factory=list)
+    effects: list[list[MotifEffects | None]] = field(default_factory=list)
 
     def kept(self, row: int) -> list[Keyword]:
         """The keywords of a class."""
@@ -141,7 +146,7 @@ def explain_classes(
     keywords = select_keywords(asked, taxonomy, terms, frequencies, passes, criteria)
     chosen = {i: [own.number for own in words if own.kept] for i, words in enumerate(keywords)}
     quality = measure_quality(options.source, asked, chosen, scored.scores, frequencies)
-    return Findings(taxonomy, asked, terms, frequencies, scored, keywords, quality, others)
+    return Findings(taxonomy, asked, terms, frequencies, scored, keywords, quality, others, options.source)
 
 
 def _sample_lineages(windows: EvaluatedWindows, seed: int) -> dict[tuple[int, ...], Reservoir[str]]:
@@ -181,7 +186,7 @@ def class_reads(found: Findings, row: int) -> list[ClassRead]:
     return [
         ClassRead(
             sequence=read.sequence,
-            scores=read.scores,
+            scores=read.scores if found.source == "mask" else _scaled(read.scores),
             group=read.group if grouped else "",
             member=taxonomy.taxa[-1][read.lineage[-1]] if own.rank + 1 < len(taxonomy.ranks) else "",
             name=read.name,
@@ -189,6 +194,12 @@ def class_reads(found: Findings, row: int) -> list[ClassRead]:
         )
         for read in samples
     ]
+
+
+def _scaled(scores: Floats) -> Floats:
+    """Attributions of a read as shares of its highest, none below 0: what a mask would be like."""
+    highest = float(scores.max(initial=0.0))
+    return np.clip(scores / highest, 0, 1).astype(np.float32) if highest > 0 else scores * 0
 
 
 def find_class_motifs(
@@ -210,3 +221,28 @@ def find_class_motifs(
         for i in rows:
             motifs[i] = list(adjusted[str(i)])
     found.motifs = motifs
+    found.effects = [[None] * len(own) for own in motifs]
+
+
+def check_motifs(
+    found: Findings,
+    subject: Subject,
+    reads: int,
+    fdr: float = 0.05,
+    seed: int = 0,
+    on_class: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Ask the classifier about the first motifs of each class that are kept: does it go by them?
+
+    ``reads``: of its own and of other classes, into which each is planted, or from which it is taken.
+    """
+    for row, own in enumerate(found.asked):
+        kept = [i for i, motif in enumerate(found.motifs[row]) if motif.is_kept(fdr)][:_MOST_CHECKED]
+        if kept and found.taxonomy.sizes[own.rank] > 1:
+            ask = ask_log_odds(subject, own.rank, own.number, own.against)
+            mine, others = class_reads(found, row), sample_others(found, row, seed)["others"]
+            for i in kept:
+                found.effects[row][i] = measure_effects(
+                    ask, found.motifs[row][i], mine, others, most=reads, seed=seed
+                )
+        on_class(1)

@@ -28,6 +28,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wyrcli.metrics import adjust_p
+
 __all__ = [
     "LETTERS",
     "ClassRead",
@@ -200,11 +202,27 @@ class Motif:
         """
         return "".join(LETTERS[i] for i in self.counts.argmax(1))
 
+    def why_not(self, fdr: float = 0.05, fold: float = 2.0) -> str:
+        """Why it is not said to speak for the class; nothing if it is.
+
+        It must have a ``q`` of at most ``fdr``, be in ``fold`` times as many reads as in any background, and
+        not be of one member only.
+        """
+        common = [name for name, share in self.background_shares.items() if self.share < fold * share]
+        if math.isnan(self.q):
+            return "not tested"
+        if self.q > fdr:
+            return f"q above {fdr:g}"
+        if common:
+            return f"frequent in {' and '.join(common)} too"
+        if self.is_narrow:
+            best = max(self.members, key=lambda name: self.members[name])
+            return f"of few members: {best} most"
+        return ""
+
     def is_kept(self, fdr: float = 0.05, fold: float = 2.0) -> bool:
-        """Whether it speaks for the class: ``q`` is at most ``fdr``, no background has it in more than a
-        ``fold``-th as many reads, and it is not :attr:`is_narrow`."""
-        often = max(self.background_shares.values(), default=0.0)
-        return self.q <= fdr and self.share >= fold * often and not self.is_narrow
+        """Whether it speaks for the class; see :meth:`why_not`."""
+        return not self.why_not(fdr, fold)
 
     @property
     def is_narrow(self) -> bool:
@@ -689,15 +707,18 @@ def _set_threshold(motif: Motif, own: Codes, others: Mapping[str, Codes], fold: 
         return replace(motif, threshold=float(motif.log_odds.max(1).sum()) / 2)
     scores = np.sort(best_scores(motif, own))
     shares = np.arange(len(scores), 0, -1) / max(len(scores), 1)
+    rest = [np.sort(best_scores(motif, codes)) for codes in others.values()]
     against = np.zeros(len(scores))
-    for codes in others.values():
-        other = np.sort(best_scores(motif, codes))
-        rest = len(other) - np.searchsorted(other, scores, side="left")
-        against = np.maximum(against, rest / max(len(other), 1))
+    for other in rest:
+        above = len(other) - np.searchsorted(other, scores, side="left")
+        against = np.maximum(against, above / max(len(other), 1))
     gain = np.where((scores > 0) & (shares >= fold * against), shares - against, -1.0)
     if not len(gain) or gain.max() <= 0:
         return replace(motif, threshold=math.inf)
-    return replace(motif, threshold=float(scores[gain.argmax()]))
+    least = float(scores[gain.argmax()])
+    # Half way to the next best read, of whatever class: new reads of the class may score a little lower.
+    below = max(float(own[own < least].max(initial=0.0)) for own in (scores, *rest))
+    return replace(motif, threshold=(least + below) / 2)
 
 
 def _test(motif: Motif, own: Codes, others: Mapping[str, Codes]) -> Motif:
@@ -730,14 +751,7 @@ def hypergeometric_tail(hits: int, drawn: int, good: int, total: int) -> float:
 
 def adjust_motifs(motifs: Mapping[str, Sequence[Motif]]) -> dict[str, list[Motif]]:
     """The same with ``q``: p adjusted over the motifs of all classes (Benjamini and Hochberg 1995)."""
-    p = np.array([motif.p for own in motifs.values() for motif in own])
-    order = np.argsort(p, kind="stable")[::-1]  # NaN first
-    tested = int(np.isfinite(p).sum())
-    q = np.full(len(p), math.nan)
-    lowest = 1.0
-    for place, i in enumerate(order[len(p) - tested :].tolist()):
-        lowest = min(lowest, p[i] * tested / (tested - place))
-        q[i] = lowest
+    q = adjust_p(np.array([motif.p for own in motifs.values() for motif in own], dtype=np.float64))
     values = iter(q.tolist())
     return {name: [replace(motif, q=next(values)) for motif in own] for name, own in motifs.items()}
 

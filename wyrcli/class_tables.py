@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from wyrcli.class_explanation import Findings
 from wyrcli.class_quality import Quality
 from wyrcli.keywords import Asked, Keyword
-from wyrcli.outputs import json_text
-from wyrcli.result_tables import Column, Table, slug
+from wyrcli.result_tables import Column, Table
 from wyrcli.taxonomy import Taxonomy
 
 __all__ = [
-    "OUTPUTS",
     "classes_table",
+    "compact_table",
+    "keyword_json",
     "keyword_table",
     "name_class",
+    "quality_json",
     "quality_table",
-    "write_findings",
 ]
-
-OUTPUTS = ("keywords.tsv", "unstable.tsv", "rejected.tsv", "quality.tsv", "classes.json", "classes")
-"""What :func:`write_findings` writes into its directory."""
-
 
 _SHOWN = 6  # keywords of a class on the terminal
 
@@ -95,6 +90,21 @@ def keyword_table(key: str, title: str, keywords: Sequence[Keyword], notes: Sequ
         for own in keywords
     ]
     return Table(key, title, _COLUMNS, rows, notes=notes)
+
+
+_COMPACT = ("term", "reverse_complement", "share", "mean", "sd", "run_share", "in_class", "in_others", "q")
+
+
+def compact_table(title: str, keywords: Sequence[Keyword]) -> Table:
+    """The keywords of one class with what fits a page."""
+    whole = keyword_table("keywords", title, keywords)
+    shown = [i for i, column in enumerate(_COLUMNS) if column.key in _COMPACT]
+    return Table(
+        whole.key,
+        title,
+        [_COLUMNS[i] for i in shown],
+        [[row[i] for i in shown] for row in whole.rows],
+    )
 
 
 def classes_table(
@@ -172,7 +182,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _keyword_json(keyword: Keyword) -> dict[str, Any]:
+def keyword_json(keyword: Keyword) -> dict[str, Any]:
     """All of a keyword; null where nothing was measured."""
     fields: Mapping[str, Any] = {
         "term": keyword.term,
@@ -196,7 +206,7 @@ def _keyword_json(keyword: Keyword) -> dict[str, Any]:
     return found | {"p": {name: _plain(value) for name, value in keyword.p.items()}}
 
 
-def _quality_json(results: Sequence[Quality], taxonomy: Taxonomy) -> list[dict[str, Any]]:
+def quality_json(results: Sequence[Quality], taxonomy: Taxonomy) -> list[dict[str, Any]]:
     """The same for programs."""
     return [
         {name: _plain(value) for name, value in own._asdict().items()}
@@ -207,49 +217,3 @@ def _quality_json(results: Sequence[Quality], taxonomy: Taxonomy) -> list[dict[s
         }
         for own in results
     ]
-
-
-# ---------------------------------------------------------------- files
-
-
-def write_findings(folder: Path, found: Findings, about: Mapping[str, Any]) -> None:
-    """All tables of :data:`OUTPUTS`, and ``about`` with all numbers as JSON, into a new directory."""
-    every = [word for words in found.keywords for word in words]
-    parts = {
-        "keywords": [word for word in every if word.kept],
-        "unstable": [word for word in every if word.is_unstable],
-        "rejected": [word for word in every if not word.kept and not word.is_unstable],
-    }
-    for name, part in parts.items():
-        _write(folder / f"{name}.tsv", keyword_table(name, name, part).to_tsv())
-    _write(folder / "quality.tsv", quality_table(found.quality, found.taxonomy).to_tsv())
-    (folder / "classes").mkdir()
-    classes = []
-    for i, own in enumerate(found.asked):
-        table = f"classes/{_file_name(found.taxonomy, own)}.tsv"
-        _write(folder / table, keyword_table("class", table, found.keywords[i]).to_tsv())
-        taxa = found.taxonomy.taxa[own.rank]
-        classes.append(
-            {
-                "rank": found.taxonomy.ranks[own.rank],
-                "class": taxa[own.number],
-                "against": None if own.against is None else taxa[own.against],
-                "reads": int(found.scored.labelled[i]),
-                "recognised": int(found.scored.scores.reads[i]),
-                "table": table,
-                "keywords": [_keyword_json(word) for word in found.keywords[i]],
-            }
-        )
-    content = {**about, "quality": _quality_json(found.quality, found.taxonomy), "classes": classes}
-    _write(folder / "classes.json", json_text(content))
-
-
-def _file_name(taxonomy: Taxonomy, own: Asked) -> str:
-    """A name that any file system takes, and that no two classes share."""
-    return (
-        f"{slug(taxonomy.ranks[own.rank])}-{own.number:04d}-{slug(taxonomy.taxa[own.rank][own.number])[:60]}"
-    )
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

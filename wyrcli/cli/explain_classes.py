@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["explain_classes"]
 
 _OTHERS = ("gradients", "svm")
-_WHAT, _KEYWORDS, _STABILITY = "What is explained", "Keywords", "Stability"
+_WHAT, _KEYWORDS, _STABILITY, _MOTIFS = "What is explained", "Keywords", "Stability", "Motifs"
 
 
 class Retrain(StrEnum):
@@ -163,6 +163,25 @@ def explain_classes(
             help="A keyword is selected by this share of the runs, or it is listed as unstable.",
         ),
     ] = 0.6,
+    motifs: Annotated[
+        bool,
+        typer.Option(
+            "--motifs/--no-motifs",
+            rich_help_panel=_MOTIFS,
+            help="Of DNA: grow the keywords of each class to motifs.",
+        ),
+    ] = True,
+    checked: Annotated[
+        int,
+        typer.Option(
+            "--check",
+            rich_help_panel=_MOTIFS,
+            min=0,
+            metavar="READS",
+            help="Plant each motif into so many neutral reads, and take it out of as many of its class, and "
+            "ask the classifier; 0 = do not.",
+        ),
+    ] = 25,
     retrain: Annotated[
         Retrain,
         typer.Option(
@@ -233,10 +252,11 @@ def explain_classes(
     """
     from wyrcli import outputs
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
-    from wyrcli.class_explanation import choose_classes, explain_classes
+    from wyrcli.class_explanation import check_motifs, choose_classes, explain_classes, find_class_motifs
+    from wyrcli.class_files import OUTPUTS, shown_motifs, write_findings
     from wyrcli.class_runs import Retraining
     from wyrcli.class_scores import PassOptions
-    from wyrcli.class_tables import OUTPUTS, classes_table, quality_table, write_findings
+    from wyrcli.class_tables import classes_table, quality_table
     from wyrcli.examination import Subject
     from wyrcli.inference import choose_device, choose_precision
     from wyrcli.keywords import Criteria
@@ -305,12 +325,23 @@ def explain_classes(
         )
     for name in others:
         found.quality += _compare(name, found, work, subject, trained.explainer)
+    motifs = motifs and checkpoint.alphabet == "dna"
+    if motifs:
+        with progress("motifs of classes", len(asked), quiet=quiet) as advance:
+            find_class_motifs(found, seed=seed, on_class=advance)
+        with progress("causal check of classes", len(asked), quiet=quiet) as advance:
+            if checked:
+                check_motifs(found, subject, checked, fdr, seed, advance)
     stability = _describe_runs(runs, retrain, len(also or []))
     notes = [
         f"keywords: adjusted p at most {fdr:g}, selected by {selection:.0%} of the runs; unstable: by fewer.",
         f"Runs: {stability}.",
     ]
+    if checkpoint.notice:
+        notes.append(checkpoint.notice)
     tables = [classes_table(found, notes), quality_table(found.quality, taxonomy)]
+    if motifs:
+        tables.append(shown_motifs(found, fdr))
     if output is not None:
         about: dict[str, Any] = {
             "tag": "wyr explain-classes",
@@ -332,11 +363,15 @@ def explain_classes(
                 "retrain": retrain.value,
                 "stability": stability,
                 "min_reads": min_reads,
+                "motifs": motifs,
+                "check": checked,
                 "seed": seed,
             },
         }
         with outputs.new_directory(output, replace=OUTPUTS if force else ()) as folder:
-            write_findings(folder, found, about)
+            write_findings(folder, found, about, notes, fdr)
+        if find_spec("matplotlib") is None:
+            say("there is no page: pip install 'wyrcli[plots]'", quiet)
     show_tables(tables, width=150)
     n_kept = sum(len(found.kept(i)) for i in range(len(asked)))
     say(
