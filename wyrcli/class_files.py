@@ -67,7 +67,9 @@ def shown_motifs(found: Findings, fdr: float) -> Table:
     shown = [i for i, column in enumerate(table.columns) if column.key not in _NOT_SHOWN]
     names = [f"{own.rank} {own.name}" for own in kept for _ in own.motifs]
     columns = [Column("class", "class"), *(table.columns[i] for i in shown)]
-    rows_shown = [[name, *(row[i] for i in shown)] for name, row in zip(names, table.rows, strict=True)]
+    rows_shown: list[list[Cell | str]] = [
+        [name, *(row[i] for i in shown)] for name, row in zip(names, table.rows, strict=True)
+    ]
     return Table(table.key, table.title, columns, rows_shown, notes=table.notes)
 
 

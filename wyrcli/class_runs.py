@@ -65,8 +65,8 @@ class Retraining:
     folder: where runs are kept.
     device, batch_size: of training, and of scoring.
     full: whether the classifier is trained anew as well.
-    start: what its training begins with: a path or name as for ``wyr finetune --from``; "" for what the
-        record tells.
+    start: what its training begins with: weights as for ``wyr finetune --from``, or a config.json; "" for
+        what the record tells.
     steps: of every training, in place of the record's; 0 = the record's.
     seed: run i has seed + i.
     """
@@ -192,13 +192,10 @@ def _begin(plan: Retraining, seed: int) -> tuple[BaseExplanandum, Tokenizer]:
     """The classifier before its training."""
     checkpoint, record = plan.checkpoint, plan.checkpoint.training
     start = plan.start or str(record.get("start", ""))
-    if start.lstrip().startswith("{"):  # the text of a config.json, of a network of random weights
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        config = plan.folder / "config.json"
-        config.write_text(start, encoding="utf-8")
+    if Path(start).is_file():  # the config.json of a network of random weights
         embeddings = str(record.get("embeddings", "random"))
-        pooling = checkpoint.explanandum.pooling
-        return start_from_config(config, checkpoint.taxonomy.sizes, pooling, embeddings=embeddings, seed=seed)
+        pooling, sizes = checkpoint.explanandum.pooling, checkpoint.taxonomy.sizes
+        return start_from_config(Path(start), sizes, pooling, embeddings=embeddings, seed=seed)
     try:
         source = find_start(start)
     except CheckpointError as error:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["explain_classes"]
 
 _OTHERS = ("gradients", "svm")
+_LEAST_CHECKED = 8  # reads: with fewer, no p of the causal check can be small
 _WHAT, _KEYWORDS, _STABILITY, _MOTIFS = "What is explained", "Keywords", "Stability", "Motifs"
 
 
@@ -214,7 +215,8 @@ def explain_classes(
         typer.Option(
             "--from",
             rich_help_panel=_STABILITY,
-            help="What retrained classifiers begin with, as of wyr finetune; default: as the model did.",
+            help="What retrained classifiers begin with: weights, as of wyr finetune, or a config.json; "
+            "default: as the model did.",
         ),
     ] = "",
     retrain_steps: Annotated[
@@ -268,6 +270,8 @@ def explain_classes(
             raise typer.BadParameter(f"'{name}'; expected {', '.join(_OTHERS)}", param_hint="--compare")
     if contrast is not None and (classes or rank):
         raise typer.BadParameter("--contrast names its classes; it goes without --class and --rank")
+    if 0 < checked < _LEAST_CHECKED:
+        raise typer.BadParameter(f"0, or {_LEAST_CHECKED} or more", param_hint="--check")
     if force and output is None:
         raise typer.BadParameter("--force is about --output")
     anew = retrain is not Retrain.none
