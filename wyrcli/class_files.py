@@ -5,13 +5,12 @@ classes/RANK-NUMBER-NAME.tsv                all of one class
 quality.tsv                                 of the keywords, by rank and method
 motifs.tsv, motifs.meme, chunks/*.fasta     of DNA: motifs, those that are kept, and what they are made of
 classes.json                                everything, with the settings
-index.html                                  to look at; where matplotlib is installed
+index.html                                  to look at; needs matplotlib
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,13 @@ def shown_motifs(found: Findings, fdr: float) -> Table:
 
 
 def write_findings(
-    folder: Path, found: Findings, about: Mapping[str, Any], notes: Sequence[str], fdr: float
+    folder: Path,
+    found: Findings,
+    about: Mapping[str, Any],
+    notes: Sequence[str],
+    fdr: float,
+    *,
+    with_page: bool = True,
 ) -> None:
     """Everything into a new directory.
 
@@ -112,7 +117,7 @@ def write_findings(
         _write_motifs(folder, found, fdr)
     content = {**about, "quality": quality_json(found.quality, taxonomy), "classes": classes}
     _write(folder / "classes.json", json_text(content))
-    if find_spec("matplotlib") is not None:
+    if with_page:
         _write_page(folder / "index.html", found, notes, fdr)
 
 

@@ -231,6 +231,12 @@ def explain_classes(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory for tables and JSON; new or empty.")
     ] = None,
+    page: Annotated[
+        bool,
+        typer.Option(
+            "--page/--no-page", help="Draw index.html: logos, keywords, reads; some seconds per class."
+        ),
+    ] = True,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a directory that holds nothing but such outputs.")
     ] = False,
@@ -285,6 +291,9 @@ def explain_classes(
         raise typer.BadParameter("--retrain goes without --also, and with --scores mask")
     if "svm" in others and find_spec("sklearn") is None:
         raise WyrError("the SVM needs scikit-learn: pip install 'wyrcli[classes]'")
+    if output is not None and page and find_spec("matplotlib") is None:
+        page = False
+        say("no page without matplotlib: pip install 'wyrcli[plots]'", quiet)
     if output is not None:
         outputs.check_new_directory(output, replace=OUTPUTS if force else ())
     set_threads(threads)
@@ -373,9 +382,7 @@ def explain_classes(
             },
         }
         with outputs.new_directory(output, replace=OUTPUTS if force else ()) as folder:
-            write_findings(folder, found, about, notes, fdr)
-        if find_spec("matplotlib") is None:
-            say("there is no page: pip install 'wyrcli[plots]'", quiet)
+            write_findings(folder, found, about, notes, fdr, with_page=page)
     show_tables(tables, width=150)
     n_kept = sum(len(found.kept(i)) for i in range(len(asked)))
     say(
