@@ -45,6 +45,7 @@ __all__ = [
     "find_motifs",
     "find_sites",
     "hypergeometric_tail",
+    "trim",
 ]
 
 Doubles = NDArray[np.float64]
@@ -620,7 +621,7 @@ def _grow(passages: _Passages, keyword: str, background: Doubles, options: Motif
     reverse = words[rows, places] != forward
     windows = passages.letters(rows, places - _REACH, reverse, k + 2 * _REACH)
     counts = _count(_extend(windows, k, options))
-    first, end = _informative(counts, background, options)
+    first, end = trim(counts, background, options)
     counts = counts[first:end]
     for _ in range(3):
         counts, (first, end) = _refine(passages, counts, background, options)
@@ -650,7 +651,7 @@ def _extend(windows: Codes, k: int, options: MotifOptions) -> Codes:
     return windows
 
 
-def _informative(counts: Doubles, background: Doubles, options: MotifOptions) -> tuple[int, int]:
+def trim(counts: Doubles, background: Doubles, options: MotifOptions) -> tuple[int, int]:
     """First column and end of the stretch that says most above ``least_bits`` a column.
 
     What so few sites say by chance is taken off first (Schneider et al. 1986).
@@ -690,7 +691,7 @@ def _refine(
         before, counts = counts, wide[_REACH : _REACH + length]
         if np.abs(counts - before).max(initial=0.0) < 0.01 * max(float(counts.sum(1).max(initial=0.0)), 1.0):
             break
-    return wide, _informative(wide, background, options)
+    return wide, trim(wide, background, options)
 
 
 # ---------------------------------------------------------------- tests
