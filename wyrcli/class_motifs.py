@@ -59,6 +59,7 @@ _CODES = np.full(256, _NONE, dtype=np.uint8)
 for _base in (b"ACGT", b"acgt"):
     _CODES[np.frombuffer(_base, dtype=np.uint8)] = np.arange(4)
 _FORBIDDEN = -100.0  # bits: no site has an N in it
+_USUAL_K = 6  # letters of a word where no keyword says how many
 _REACH = 20  # columns on each side of an anchor, and of padding around passages
 _SOFT = 1.0  # pseudocount of a column, shared out by the background
 _LONGER = 5  # letters that an anchor may gain
@@ -464,7 +465,7 @@ def find_motifs(
     search.follow(_Passages(search.reads_to_search(), options, search.rng), keywords, faint=False)
     if options.faint_share and any(map(len, backgrounds.values())):
         passages = _Passages(search.faint_reads(), options, search.rng)
-        sizes = {len(word) for word in keywords}
+        sizes = {len(word) for word in keywords} or {_USUAL_K}
         words = {word: weight for k in sizes for word, weight in search.unexpected(passages, k).items()}
         search.follow(passages, words, faint=True)
     found = sorted(search.motifs, key=lambda motif: (motif.p, -motif.bits))
