@@ -128,6 +128,7 @@ FLOORS = (
             "motifs",
             "class_motifs",
             "motif_files",
+            "tfmodisco",
             "bam_writer",
         ),
         *("kraken", "lifting", "coverage", "indexing", "formats", "waiting", "results"),

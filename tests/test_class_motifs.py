@@ -170,14 +170,15 @@ def test_two_motifs_that_share_a_word_stay_two(background: Mapping[str, Sequence
         assert max(compare(one_hot(planted), motif.probabilities, 20).correlation for motif in found) > 0.95
 
 
-def test_a_faint_motif(background: Mapping[str, Sequence[str]]) -> None:
-    """The mask is low, but nowhere else so high, and there is no keyword: found, and called faint."""
+@pytest.mark.parametrize("some", [True, False])
+def test_a_faint_motif(background: Mapping[str, Sequence[str]], some: bool) -> None:
+    """The mask is low, but nowhere else so high, and no keyword is of it: found, and called faint."""
     rng = np.random.default_rng(7)
     reads = []
     for _ in range(80):
         read = make_read(rng, PLANTED, kept=0.3)
         reads.append(read._replace(scores=read.scores * rng.uniform(0.9, 1.0, size=300).astype(np.float32)))
-    keywords = words(OTHER)
+    keywords = words(OTHER) if some else {}
     found = adjust_motifs({"x": find_motifs(keywords, reads, background)})["x"]
     assert [motif.is_faint for motif in found if motif.is_kept()] == [True]
     assert compare(one_hot(PLANTED), found[0].probabilities, 18).correlation > 0.95

@@ -45,6 +45,7 @@ __all__ = [
     "find_motifs",
     "find_sites",
     "hypergeometric_tail",
+    "trim",
 ]
 
 Doubles = NDArray[np.float64]
@@ -58,6 +59,7 @@ _CODES = np.full(256, _NONE, dtype=np.uint8)
 for _base in (b"ACGT", b"acgt"):
     _CODES[np.frombuffer(_base, dtype=np.uint8)] = np.arange(4)
 _FORBIDDEN = -100.0  # bits: no site has an N in it
+_USUAL_K = 6  # letters of a word where no keyword says how many
 _REACH = 20  # columns on each side of an anchor, and of padding around passages
 _SOFT = 1.0  # pseudocount of a column, shared out by the background
 _LONGER = 5  # letters that an anchor may gain
@@ -463,7 +465,7 @@ def find_motifs(
     search.follow(_Passages(search.reads_to_search(), options, search.rng), keywords, faint=False)
     if options.faint_share and any(map(len, backgrounds.values())):
         passages = _Passages(search.faint_reads(), options, search.rng)
-        sizes = {len(word) for word in keywords}
+        sizes = {len(word) for word in keywords} or {_USUAL_K}
         words = {word: weight for k in sizes for word, weight in search.unexpected(passages, k).items()}
         search.follow(passages, words, faint=True)
     found = sorted(search.motifs, key=lambda motif: (motif.p, -motif.bits))
@@ -620,7 +622,7 @@ def _grow(passages: _Passages, keyword: str, background: Doubles, options: Motif
     reverse = words[rows, places] != forward
     windows = passages.letters(rows, places - _REACH, reverse, k + 2 * _REACH)
     counts = _count(_extend(windows, k, options))
-    first, end = _informative(counts, background, options)
+    first, end = trim(counts, background, options)
     counts = counts[first:end]
     for _ in range(3):
         counts, (first, end) = _refine(passages, counts, background, options)
@@ -650,7 +652,7 @@ def _extend(windows: Codes, k: int, options: MotifOptions) -> Codes:
     return windows
 
 
-def _informative(counts: Doubles, background: Doubles, options: MotifOptions) -> tuple[int, int]:
+def trim(counts: Doubles, background: Doubles, options: MotifOptions) -> tuple[int, int]:
     """First column and end of the stretch that says most above ``least_bits`` a column.
 
     What so few sites say by chance is taken off first (Schneider et al. 1986).
@@ -690,7 +692,7 @@ def _refine(
         before, counts = counts, wide[_REACH : _REACH + length]
         if np.abs(counts - before).max(initial=0.0) < 0.01 * max(float(counts.sum(1).max(initial=0.0)), 1.0):
             break
-    return wide, _informative(wide, background, options)
+    return wide, trim(wide, background, options)
 
 
 # ---------------------------------------------------------------- tests

@@ -55,10 +55,10 @@ class ClassResult(NamedTuple):
 def show_read(read: ClassRead, motifs: Sequence[Motif]) -> Example:
     """A read of a class with the sites of motifs; neighbours of equal score are one piece."""
     rounded = np.round(np.asarray(read.scores, dtype=np.float64), 3)
-    edges = np.concatenate([[0], np.flatnonzero(np.diff(rounded)) + 1, [len(rounded)]]).astype(np.int64)
-    spans = np.stack([edges[:-1], edges[1:]], axis=1)
+    firsts = np.flatnonzero(np.diff(rounded, prepend=np.nan) != 0)
+    spans = np.stack([firsts, np.append(firsts[1:], len(rounded))[: len(firsts)]], axis=1)
     sites = [(site.start, site.stop) for motif in motifs for site in find_sites(motif, [read.sequence])]
-    return Example(read.name, spans, rounded[edges[:-1]], sorted(sites))
+    return Example(read.name, spans, rounded[firsts], sorted(sites))
 
 
 def build_sections(
