@@ -156,8 +156,8 @@ def recovery(subject: Subject, windows: LabelledWindows, steps: int) -> None:
     asked, _ = choose_classes(taxonomy, windows.labels)
     print(f"\n{len(windows)} reads, {len(asked)} classes")
     print(
-        "| scores | rank | taxa recovered | motifs kept | false | decoys | keywords | in the motif | beside it "
-        "| motif's k-mers found | decoys' k-mers |"
+        "| scores | rank | taxa recovered | motifs kept | false | decoys | keywords | in the motif | beside "
+        "it | motif's k-mers found | decoys' k-mers |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     quality = []

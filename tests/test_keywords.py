@@ -234,15 +234,15 @@ def test_planted_kmers_are_found_at_their_own_rank(
 
 
 def test_shuffled_labels_have_no_keywords() -> None:
-    """Over 12 shuffles with scores that point at what is planted: false ones are rare, not only few."""
+    """Over 8 shuffles with scores that point at what is planted: false ones are rare, not only few."""
     texts, labels, places = make_reads(240, 6)
     n_false = 0
-    for seed in range(12):
+    for seed in range(8):
         shuffled = labels[np.random.default_rng(seed).permutation(len(labels))]
         asked, terms, frequencies, scores = tally(texts, shuffled, places, runs=3)
         found = select_keywords(asked, TAXONOMY, terms, frequencies, [scores], Criteria(selection=0.0))
         n_false += any(kept(words) for words in found)
-    assert n_false <= 3  # with an FDR of 5 %, more than 3 of 12 have a chance of 0.2 %
+    assert n_false <= 2  # with an FDR of 5 %, more than 2 of 8 have a chance of 0.6 %
 
 
 def test_order_of_reads_does_not_matter(planted: tuple[list[Asked], Terms, Frequencies, Scores]) -> None:

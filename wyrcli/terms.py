@@ -97,6 +97,7 @@ class KmerTerms(Terms):
             turned += (3 - (every >> 2 * i & 3)) << 2 * (k - 1 - i)
         first = np.minimum(every, turned)
         self._codes, self._numbers = np.unique(first, return_inverse=True)
+        self._turned = turned[self._codes]
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -145,9 +146,10 @@ class KmerTerms(Terms):
             bases[i] = np.bincount(codes[:-1][known], minlength=4)
         of_pairs, of_bases = self._parts
         logs = np.log(np.maximum(pairs, _TINY)) @ of_pairs - np.log(np.maximum(bases, _TINY)) @ of_bases
-        found = np.zeros((len(self), len(texts)))
-        np.add.at(found, self._numbers, np.exp(logs).T)
-        return found.T
+        values = np.exp(logs)
+        both = values[:, self._codes] + values[:, self._turned]
+        both[:, self._codes == self._turned] /= 2  # a palindrome is its own partner
+        return np.asarray(both, np.float64)
 
 
 class _OpenTerms(Terms):
