@@ -386,22 +386,43 @@ def _words(codes: Codes, k: int) -> NDArray[np.int64]:
     return np.where(bad, -1, found)
 
 
-def _count_words(codes: Codes, k: int) -> Doubles:
-    """How often each k-mer occurs on either strand, (4^k,); 0 for those that are not canonical."""
-    words = _words(codes, k)
-    counts = np.bincount(words[words >= 0], minlength=4**k).astype(np.float64)
-    numbers = np.arange(4**k)
-    turned = np.zeros_like(numbers)
-    for i in range(k):
-        turned = 4 * turned + 3 - (numbers >> 2 * i & 3)
-    return np.where(numbers < turned, counts + counts[turned], np.where(numbers == turned, counts, 0.0))
-
-
 def _numbers(word: str) -> tuple[int, int]:
     """The number of a k-mer, and of its reverse complement; see :func:`_words`."""
     letters = _CODES[np.frombuffer(word.encode("ascii"), np.uint8)].astype(np.int64)
     powers = 4 ** np.arange(len(word) - 1, -1, -1)
     return int(letters @ powers), int((3 - letters[::-1]) @ powers)
+
+
+def _turned_words(k: int) -> NDArray[np.int64]:
+    """Of each k-mer, by its number, that of its reverse complement, (4^k,)."""
+    numbers = np.arange(4**k)
+    found = np.zeros_like(numbers)
+    for i in range(k):
+        found = 4 * found + 3 - (numbers >> 2 * i & 3)
+    return found
+
+
+def _count_words(codes: Codes, k: int) -> Doubles:
+    """How often each k-mer occurs on either strand, (4^k,); 0 for those that are not canonical."""
+    words = _words(codes, k)
+    counts = np.bincount(words[words >= 0], minlength=4**k).astype(np.float64)
+    numbers, turned = np.arange(4**k), _turned_words(k)
+    return np.where(numbers < turned, counts + counts[turned], np.where(numbers == turned, counts, 0.0))
+
+
+def _outstanding(passages: _Passages, k: int, rates: Doubles) -> dict[str, float]:
+    """The k-mers that stand out most from their ``rates``, (4^k,), and by how many deviations (Poisson)."""
+    observed = _count_words(passages.codes, k)
+    if not observed.any():
+        return {}
+    expected = observed.sum() * rates
+    deviations = (observed - expected) / np.sqrt(expected)
+    best = np.argsort(-deviations, kind="stable")[:_MOST_WORDS]
+    return {
+        "".join(LETTERS[number >> 2 * (k - 1 - i) & 3] for i in range(k)): float(deviations[number])
+        for number in best.tolist()
+        if deviations[number] > _UNEXPECTED
+    }
 
 
 def _complement(codes: Codes) -> Codes:
@@ -462,12 +483,14 @@ def find_motifs(
     Without backgrounds, nothing is tested, and p is NaN.
     """
     search = _Search(keywords, reads, backgrounds, options, np.random.default_rng(seed))
-    search.follow(_Passages(search.reads_to_search(), options, search.rng), keywords, faint=False)
+    sizes = {len(word) for word in keywords} or {_USUAL_K}
+    passages = _Passages(search.reads_to_search(), options, search.rng)
+    search.follow(passages, keywords)
+    # What else is frequent in the passages may be the parent's, and would hide what is faint.
+    search.follow(passages, search.frequent(passages, sizes))
     if options.faint_share and any(map(len, backgrounds.values())):
         passages = _Passages(search.faint_reads(), options, search.rng)
-        sizes = {len(word) for word in keywords} or {_USUAL_K}
-        words = {word: weight for k in sizes for word, weight in search.unexpected(passages, k).items()}
-        search.follow(passages, words, faint=True)
+        search.follow(passages, search.unexpected(passages, sizes), faint=True)
     found = sorted(search.motifs, key=lambda motif: (motif.p, -motif.bits))
     return [replace(motif, name=f"motif_{number}") for number, motif in enumerate(found, 1)]
 
@@ -486,9 +509,8 @@ class _Search:
         self.rng = rng
         self.motifs: list[Motif] = []
         self._keywords, self._reads, self._options = keywords, reads, options
-        self._codes = encode([read.sequence for read in reads])
-        self._left = self._codes.copy()  # without the sites of the motifs found so far
-        self._scores = np.zeros(self._codes.shape, dtype=np.float32)
+        self._left = encode([read.sequence for read in reads])  # without sites of the motifs found so far
+        self._scores = np.zeros(self._left.shape, dtype=np.float32)
         for row, read in zip(self._scores, reads, strict=True):
             row[: len(read.sequence)] = read.scores
         self._search, self._test = _halves([read.group for read in reads], rng)
@@ -496,13 +518,13 @@ class _Search:
         halves = {name: _halves([""] * len(own), rng) for name, own in others.items()}
         self._others_search = {name: others[name][half[0]] for name, half in halves.items()}
         self._others_test = {name: others[name][half[1]] for name, half in halves.items()}
-        self._letters = _frequencies(list(others.values()) or [self._codes])
+        self._letters = _frequencies(list(others.values()) or [self._left])
 
     def reads_to_search(self) -> list[ClassRead]:
         """The half of the reads that motifs are looked for in."""
         return [self._reads[i] for i in self._search]
 
-    def follow(self, passages: _Passages, keywords: Mapping[str, float], *, faint: bool) -> None:
+    def follow(self, passages: _Passages, keywords: Mapping[str, float], *, faint: bool = False) -> None:
         """Grow motifs from keywords, the heaviest first, and test them."""
         options, found = self._options, 0
         anchors = passages.anchors(keywords)
@@ -517,15 +539,17 @@ class _Search:
             if counts is None:
                 continue
             own = Motif("", counts, self._letters, is_faint=faint)
-            own = _set_threshold(own, self._codes[self._search], self._others_search, options.least_fold)
+            # Sites of earlier motifs do not count again: a piece of one is no other motif.
+            own = _set_threshold(own, self._left[self._search], self._others_search, options.least_fold)
+            if math.isfinite(own.threshold) and not any(
+                _is_same(own, other, options) for other in self.motifs
+            ):
+                own = self._describe(_test(own, self._left[self._test], self._others_test))
+                self.motifs.append(own)
+                found += 1
             _erase(passages.codes, own)
             _erase(self._left, own)
             anchors = passages.anchors(anchors)
-            if math.isinf(own.threshold) or any(_is_same(own, other, options) for other in self.motifs):
-                continue
-            own = _test(own, self._codes[self._test], self._others_test)
-            self.motifs.append(self._describe(own))
-            found += 1
 
     def faint_reads(self) -> list[ClassRead]:
         """The reads to search without what was found, scores scaled up so that the highest share is kept.
@@ -549,24 +573,27 @@ class _Search:
             for read, row, score in zip(self.reads_to_search(), left, scores, strict=True)
         ]
 
-    def unexpected(self, passages: _Passages, k: int) -> dict[str, float]:
-        """k-mers much more frequent in passages than in any background, and by how many deviations."""
-        observed = _count_words(passages.codes, k)
-        if not observed.any():
-            return {}
-        rates = [_count_words(codes, k) + 1.0 for codes in self._others_search.values()]
-        expected = observed.sum() * np.max([own / own.sum() for own in rates], axis=0)
-        deviations = (observed - expected) / np.sqrt(expected)
-        best = np.argsort(-deviations, kind="stable")[:_MOST_WORDS]
-        return {
-            "".join(LETTERS[(number >> 2 * (k - 1 - i)) & 3] for i in range(k)): float(deviations[number])
-            for number in best.tolist()
-            if deviations[number] > _UNEXPECTED
-        }
+    def frequent(self, passages: _Passages, sizes: Iterable[int]) -> dict[str, float]:
+        """k-mers much more frequent in passages than letters in any order would have them."""
+        found: dict[str, float] = {}
+        for k in sizes:
+            rates = self._letters
+            for _ in range(k - 1):
+                rates = np.outer(rates, self._letters).ravel()
+            found |= _outstanding(passages, k, rates + rates[_turned_words(k)])
+        return found
+
+    def unexpected(self, passages: _Passages, sizes: Iterable[int]) -> dict[str, float]:
+        """k-mers much more frequent in passages than in any background."""
+        found: dict[str, float] = {}
+        for k in sizes:
+            counts = [_count_words(codes, k) + 1.0 for codes in self._others_search.values()]
+            found |= _outstanding(passages, k, np.max([own / own.sum() for own in counts], axis=0))
+        return found
 
     def _describe(self, motif: Motif) -> Motif:
         """With its letters counted over all reads, the strand on which it mostly stands, and its members."""
-        reads, codes, threshold = self._reads, self._codes, self._options.threshold
+        reads, codes, threshold = self._reads, self._left, self._options.threshold
         sites = _sites_in(codes, motif.log_odds, motif.threshold)
         means = np.array([float(self._scores[s.sequence, s.start : s.stop].mean()) for s in sites])
         kept = [site for site, mean in zip(sites, means, strict=True) if mean > threshold]
@@ -582,7 +609,9 @@ class _Search:
         for i, read in enumerate(reads):
             if read.member:
                 members.setdefault(read.member, []).append(i in has)
-        free = self._left != _NONE
+        free = codes != _NONE
+        for site in sites:
+            free[site.sequence, site.start : site.stop] = False
         found = replace(
             motif,
             counts=counts,
