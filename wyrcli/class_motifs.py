@@ -7,7 +7,8 @@ A k-mer of a keyword is an anchor: the passages that hold it, on either strand, 
 what stands beside the anchor in all of them belongs to the motif.  So keywords that overlap end in one motif,
 longer than a token.  It is refined as MEME does (Bailey and Elkan 1994: zero or one site in a passage, either
 strand), with the mask as the prior of where in a passage the site is.  Sites are then taken out of the
-passages, and the next keyword begins.
+passages, and the next keyword begins; after the keywords, k-mers that are frequent in the passages, and at
+last those of stretches at which the mask only hints (faint motifs).
 
 Half of the reads (of their groups, where they have some) never takes part in that.  On them a motif is tested
 as STREME does (Bailey 2021): in how many reads of the class, and in how many of each background, does it
