@@ -6,7 +6,7 @@ Recovery, with the demo model on simulated reads, whose motifs are known.  For e
 - motifs: taxa of which one correlates with the planted matrix (Pearson 0.9 or more, after alignment); how
   many were kept at 5 %, how many of these are of no motif of their taxon, and how many are a decoy;
 - keywords: how many, the share that are k-mers of the taxon's motif, or lie a base beside it, the share of
-  the motif's k-mers that are keywords, and how many k-mers of decoys (that no taxon's motif has) are.
+  the motif's k-mers that are keywords, and how many k-mers of decoys (in or beside no motif) are.
 
 Cost: reads/s of scoring and tallying beside bare masks, and peak memory of the command at 1x and 10x reads.
 
@@ -111,7 +111,7 @@ def describe(
             beside += sum(lies_beside(word, letters) for word in words[i] if word not in good)
             bad += sum(
                 any(lies_in(word, decoy) for decoy, _ in decoys)
-                and not any(lies_in(word, motif) for motif in every)
+                and not any(lies_in(word, motif) or lies_beside(word, motif) for motif in every)
                 for word in words[i]
             )
             recall.append(len(good) / (MOTIF_BP - len(words[i][0]) + 1) if words[i] else 0.0)
