@@ -24,9 +24,11 @@ from wyrcli.motif_effects import MotifEffects, ask_log_odds, measure_effects
 from wyrcli.targets import find_taxon
 from wyrcli.taxonomy import Taxonomy
 from wyrcli.terms import KmerTerms, Terms
+from wyrcli.tfmodisco import run_modisco
 
 __all__ = [
     "Findings",
+    "ask_modisco",
     "choose_classes",
     "class_reads",
     "explain_classes",
@@ -47,7 +49,8 @@ class Findings:
 
     ``keywords``: of each class, all that its scores single out, best first, kept or not.  ``source``: of its
     scores.  ``motifs``: of each class, all that were tested; empty where they were not looked for.
-    ``effects``: of each motif what it does to the classifier, None where that was not asked.
+    ``effects``: of each motif what it does to the classifier, None where that was not asked.  ``modisco``: of
+    each class the motifs of TF-MoDISco; empty where it was not asked.
     """
 
     taxonomy: Taxonomy
@@ -61,6 +64,7 @@ class Findings:
     source: str = "mask"
     motifs: list[list[Motif]] = field(default_factory=list)
     effects: list[list[MotifEffects | None]] = field(default_factory=list)
+    modisco: list[list[Motif]] = field(default_factory=list)
 
     def kept(self, row: int) -> list[Keyword]:
         """The keywords of a class."""
@@ -222,6 +226,14 @@ def find_class_motifs(
             motifs[i] = list(adjusted[str(i)])
     found.motifs = motifs
     found.effects = [[None] * len(own) for own in motifs]
+
+
+def ask_modisco(found: Findings, on_class: Callable[[int], None] = lambda done: None) -> None:
+    """What TF-MoDISco finds in the same samples.  Raises WyrError where it is not installed."""
+    found.modisco = []
+    for row in range(len(found.asked)):
+        found.modisco.append(run_modisco(class_reads(found, row)))
+        on_class(1)
 
 
 def check_motifs(

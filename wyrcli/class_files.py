@@ -38,7 +38,7 @@ __all__ = ["OUTPUTS", "list_motifs", "shown_motifs", "write_findings"]
 
 OUTPUTS = (
     *("keywords.tsv", "unstable.tsv", "rejected.tsv", "quality.tsv", "classes", "classes.json"),
-    *("motifs.tsv", "motifs.meme", "chunks", "index.html"),
+    *("motifs.tsv", "motifs.meme", "modisco.meme", "chunks", "index.html"),
 )
 """All that may lie in such a directory."""
 
@@ -126,6 +126,9 @@ def _write_motifs(folder: Path, found: Findings, fdr: float) -> None:
     _write(folder / "motifs.tsv", motif_table("motifs", "Motifs", listed, fdr).to_tsv())
     kept = {f"{own.rank} {own.name}": [motif for motif in own.motifs if motif.is_kept(fdr)] for own in listed}
     _write(folder / "motifs.meme", render_meme(kept))
+    if found.modisco:
+        theirs = {f"{own.rank} {own.name}": motifs for own, motifs in zip(listed, found.modisco, strict=True)}
+        _write(folder / "modisco.meme", render_meme(theirs))
     (folder / "chunks").mkdir()
     for i, own in enumerate(found.asked):
         text = chunk_fasta(name_class(found.taxonomy, own), class_reads(found, i))

@@ -183,6 +183,15 @@ def explain_classes(
             "ask the classifier; 0 = do not.",
         ),
     ] = 25,
+    modisco: Annotated[
+        bool,
+        typer.Option(
+            "--modisco",
+            rich_help_panel=_MOTIFS,
+            help="What TF-MoDISco makes of the same masks, as modisco.meme; minutes per class.  Needs the "
+            "extra 'modisco'.",
+        ),
+    ] = False,
     retrain: Annotated[
         Retrain,
         typer.Option(
@@ -250,17 +259,24 @@ def explain_classes(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """List the k-mers (of texts: words) that make the classifier call a read a class, and how sure each is.
+    """List the k-mers and motifs (of texts: words) that make the classifier call a read a class.
 
     Of every labelled read whose class is recognised, the terms with the highest scores count.  A term is a
     keyword of the class if that happens more often than by chance, if reads of the class have it more often
-    than those of other classes and than their composition explains, and if most runs select it.
+    than those of other classes and than their composition explains, and if most runs select it.  Keywords of
+    DNA are grown to motifs, and the classifier is asked about each.
 
     Example:  wyr explain-classes --data dataset --rank genus -o classes
     """
     from wyrcli import outputs
     from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
-    from wyrcli.class_explanation import check_motifs, choose_classes, explain_classes, find_class_motifs
+    from wyrcli.class_explanation import (
+        ask_modisco,
+        check_motifs,
+        choose_classes,
+        explain_classes,
+        find_class_motifs,
+    )
     from wyrcli.class_files import OUTPUTS, shown_motifs, write_findings
     from wyrcli.class_runs import Retraining
     from wyrcli.class_scores import PassOptions
@@ -291,6 +307,10 @@ def explain_classes(
         raise typer.BadParameter("--retrain goes without --also, and with --scores mask")
     if "svm" in others and find_spec("sklearn") is None:
         raise WyrError("the SVM needs scikit-learn: pip install 'wyrcli[classes]'")
+    if modisco and (output is None or not motifs):
+        raise typer.BadParameter("--modisco needs --output and --motifs")
+    if modisco and find_spec("modiscolite") is None:
+        raise WyrError("TF-MoDISco is not installed: pip install 'wyrcli[modisco]'")
     if output is not None and page and find_spec("matplotlib") is None:
         page = False
         say("no page without matplotlib: pip install 'wyrcli[plots]'", quiet)
@@ -345,6 +365,9 @@ def explain_classes(
         with progress("causal check of classes", len(asked), quiet=quiet) as advance:
             if checked:
                 check_motifs(found, subject, checked, fdr, seed, advance)
+    if motifs and modisco:
+        with progress("TF-MoDISco on classes", len(asked), quiet=quiet) as advance:
+            ask_modisco(found, advance)
     stability = _describe_runs(runs, retrain, len(also or []))
     notes = [
         f"keywords: adjusted p at most {fdr:g}, selected by {selection:.0%} of the runs; unstable: by fewer.",
