@@ -24,7 +24,6 @@ from wyrcli.class_motifs import (
     encode,
     find_motifs,
     find_sites,
-    hypergeometric_tail,
 )
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
@@ -290,21 +289,6 @@ def test_compare_is_pearson() -> None:
     assert found.correlation == pytest.approx(max(either))
     with pytest.raises(ValueError, match="overlap of 9"):
         compare(a, b, 9)
-
-
-@settings(max_examples=60)
-@given(st.integers(1, 30), st.integers(1, 30), st.data())
-def test_hypergeometric_tail(own: int, rest: int, data: st.DataObject) -> None:
-    """Against a sum of exact fractions."""
-    good = data.draw(st.integers(0, own + rest))
-    hits = data.draw(st.integers(0, own))
-    total = own + rest
-    exact = sum(
-        math.comb(good, i) * math.comb(total - good, own - i)
-        for i in range(hits, min(own, good) + 1)
-        if own - i <= total - good
-    ) / math.comb(total, own)
-    assert hypergeometric_tail(hits, own, good, total) == pytest.approx(exact, rel=1e-9, abs=1e-300)
 
 
 def test_adjusted_over_all_classes() -> None:

@@ -14,12 +14,12 @@ from wyrcli.keywords import (
     Frequencies,
     Keyword,
     Scores,
-    fisher,
     mann_whitney,
     poisson_tail,
     pool_scores,
     select_keywords,
 )
+from wyrcli.metrics import fisher
 from wyrcli.taxonomy import Taxonomy
 from wyrcli.terms import KmerTerms, Terms, WordTerms, turn_kmer
 

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wyrcli.metrics import adjust_p
+from wyrcli.metrics import adjust_p, fisher
 
 __all__ = [
     "LETTERS",
@@ -45,7 +45,6 @@ __all__ = [
     "encode",
     "find_motifs",
     "find_sites",
-    "hypergeometric_tail",
     "trim",
 ]
 
@@ -760,25 +759,8 @@ def _test(motif: Motif, own: Codes, others: Mapping[str, Codes]) -> Motif:
     for name, codes in others.items():
         against = int((best_scores(motif, codes) >= motif.threshold).sum())
         shares[name] = against / max(len(codes), 1)
-        p = max(p, hypergeometric_tail(hits, len(own), hits + against, len(own) + len(codes)))
+        p = max(p, float(fisher(np.array([hits]), len(own), np.array([against]), len(codes))[0]))
     return replace(motif, share=hits / max(len(own), 1), background_shares=shares, p=p)
-
-
-def hypergeometric_tail(hits: int, drawn: int, good: int, total: int) -> float:
-    """Chance of ``hits`` or more among ``drawn`` of ``total`` of which ``good`` are (Fisher's exact test).
-
-    >>> hypergeometric_tail(2, 2, 2, 4)  # one of the six pairs
-    0.16666666666666...
-    """
-
-    def choose(n: int, k: int) -> float:
-        return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-
-    terms = [
-        choose(good, i) + choose(total - good, drawn - i) - choose(total, drawn)
-        for i in range(max(hits, drawn + good - total), min(drawn, good) + 1)
-    ]
-    return min(math.fsum(map(math.exp, terms)), 1.0)
 
 
 def adjust_motifs(motifs: Mapping[str, Sequence[Motif]]) -> dict[str, list[Motif]]:

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wyrcli.metrics import adjust_p
+from wyrcli.metrics import adjust_p, fisher
 from wyrcli.taxonomy import Taxonomy
 from wyrcli.terms import Terms
 
@@ -46,7 +46,6 @@ __all__ = [
     "Keyword",
     "Scores",
     "Support",
-    "fisher",
     "mann_whitney",
     "more_frequent",
     "poisson_tail",
@@ -327,23 +326,6 @@ def mann_whitney(ours: Counts, theirs: Counts) -> Doubles:
     z = np.where(variance > 1e-9, z, 0.0)
     tail = torch.special.ndtr(torch.from_numpy(-z)).numpy()
     return np.where(variance > 1e-9, tail, 1.0)
-
-
-def fisher(having: Counts, n: int, others_having: Counts, m: int) -> Doubles:
-    """One-sided p of Fisher's exact test, (V,): terms are in ``having`` of ``n`` and in so many of ``m``."""
-    logs = np.zeros(n + m + 1)
-    np.cumsum(np.log(np.arange(1, n + m + 1)), out=logs[1:])
-
-    def choose(a: NDArray[np.int64], b: NDArray[np.int64]) -> Doubles:
-        return np.asarray(logs[a] - logs[b] - logs[a - b], np.float64)
-
-    found = np.ones(len(having))
-    for v in np.flatnonzero(having > 0).tolist():
-        total = int(having[v] + others_having[v])
-        x = np.arange(int(having[v]), min(n, total) + 1)
-        ways = choose(np.full_like(x, n), x) + choose(np.full_like(x, m), total - x)
-        found[v] = min(np.exp(ways - choose(np.array(n + m), np.array(total))).sum(), 1.0)
-    return found
 
 
 def more_frequent(ours: Support, theirs: Support) -> Doubles:
