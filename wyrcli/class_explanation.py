@@ -156,7 +156,8 @@ def explain_classes(
 def _sample_lineages(windows: EvaluatedWindows, seed: int) -> dict[tuple[int, ...], Reservoir[str]]:
     """Some reads of each lineage, by label: what other classes are like."""
     found: dict[tuple[int, ...], Reservoir[str]] = {}
-    for i, labels in enumerate(np.asarray(windows.labels).tolist()):
+    for i in range(len(windows)):
+        labels = np.asarray(windows.labels[i]).tolist()
         own = found.setdefault(tuple(labels), Reservoir(_MOST_PER_LINEAGE, seed + len(found)))
         own.offer(partial(windows.sequences.__getitem__, i))
     return found

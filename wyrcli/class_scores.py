@@ -277,8 +277,8 @@ class _Draws:
         self._options = options
         self._windows = windows
         self._groups: dict[tuple[int, int], set[str]] = {}
-        for i, labels in enumerate(np.asarray(windows.labels).tolist() if options.bootstrap else []):
-            for own in enumerate(labels):
+        for i in range(len(windows) if options.bootstrap else 0):
+            for own in enumerate(np.asarray(windows.labels[i]).tolist()):
                 known = self._groups.setdefault(own, set())
                 if len(known) < _FEW_GROUPS:
                     known.add(windows.groups[i])
