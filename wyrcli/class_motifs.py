@@ -146,7 +146,8 @@ class Motif:
     n_reads: reads of the class it was looked for in.
     share: of the reads of the class that took no part in the search, those with a site.
     background_shares: the same in each background.
-    is_faint: the mask only hints at it; see ``MotifOptions.faint_share``.
+    is_faint: the mask only hints at it: it was found where ``MotifOptions.faint_share`` says, or fewer than
+        ``least_sites`` of its sites are kept.
     mask: mean score of all its sites, kept or not.
     mask_elsewhere: mean score of all bases that are no site of a motif found so far.
     members: share of reads with a site by :attr:`ClassRead.member`, over all reads.
@@ -597,7 +598,8 @@ class _Search:
         sites = _sites_in(codes, motif.log_odds, motif.threshold)
         means = np.array([float(self._scores[s.sequence, s.start : s.stop].mean()) for s in sites])
         kept = [site for site, mean in zip(sites, means, strict=True) if mean > threshold]
-        counted = sites if motif.is_faint or not kept else kept
+        faint = motif.is_faint or len(kept) < self._options.least_sites
+        counted = sites if faint else kept
         counts = np.zeros((len(motif), 4))
         for site in counted:
             letters = codes[site.sequence, site.start : site.stop]
@@ -616,6 +618,7 @@ class _Search:
             motif,
             counts=counts,
             n_sites=len(counted),
+            is_faint=faint,
             n_reads=len(reads),
             mask=float(means.mean()) if len(means) else math.nan,
             mask_elsewhere=float(self._scores[free].mean()) if free.any() else math.nan,
