@@ -17,7 +17,6 @@ from wyrcli.cli import main
 from wyrcli.enrichment import Enrichment, Tally, Track, adjust, as_json, enrichment_table, spread_mask
 from wyrcli.figures import draw_folds, figure_bytes
 from wyrcli.result_tables import Cell, render
-from wyrcli.simulation import toy_world
 
 Bools = NDArray[np.bool_]
 ONE = [Track("x", "annotation")]
@@ -285,42 +284,3 @@ def test_features_of_other_records(
     for source in ([str(simulated / "reads.fasta")], ["--windows", "4"]):
         assert main(["enrichment", *source, "-f", str(bed), "--tsv", str(target)]) == 1
         assert "of none of the" in capsys.readouterr().err and not target.exists()
-
-
-# ---------------------------------------------------------------- scripts/class_motifs.py
-
-
-def test_class_motifs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """K-mers of both strands are one, and those of a genus of the demo model are parts of its motifs."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    import class_motifs
-
-    turn = str.maketrans("ACGT", "TGCA")
-    sequence = "ACGGTNACCGTAACCGT"
-    numbers = class_motifs.number_kmers(sequence, 5)
-    pieces = [sequence[i : i + 5] for i in range(13)]
-    assert [class_motifs.write_kmer(n, 5) if n >= 0 else None for n in numbers.tolist()] == [
-        None if "N" in piece else min(piece, piece.translate(turn)[::-1]) for piece in pieces
-    ]
-    mask = np.arange(17) >= 6
-    everywhere, relevant, windows, genomes = class_motifs.count_kmers([sequence] * 2, [mask] * 2, "ab", 5)
-    accgt = int(numbers[0 + 6])
-    assert everywhere[accgt] == 6 and relevant[accgt] == 4 and windows[accgt] == genomes[accgt] == 2
-    assert not class_motifs.count_kmers(["ACG"], [mask[:3]], "a", 5)[0].any()
-
-    world = toy_world()
-    genus = world.names[-1].index("Toycandida")
-    # The motifs of its phylum and superkingdom tell a genus as well.
-    own = zip(world.motifs, world.lineage(genus), strict=True)
-    motifs = ["".join("ACGT"[base] for base in of_rank[taxon]) for of_rank, taxon in own]
-    monkeypatch.setattr("sys.argv", ["class_motifs.py", "Toycandida", "--top", "10"])
-    class_motifs.main()
-    out, err = capsys.readouterr()
-    header, *rows = out.splitlines()
-    assert header.startswith("kmer\treverse_complement\trelevant") and len(rows) == 10
-    assert "Toycandida: " in err
-    for row in rows:
-        kmer, other, n, expected, fold, *_ = row.split("\t")
-        assert other == kmer.translate(turn)[::-1] and float(n) > 3 * float(expected) and float(fold) > 3
-        assert any(kmer in motif or other in motif for motif in motifs)
-    assert any(row.split("\t")[0] in motifs[-1] or row.split("\t")[1] in motifs[-1] for row in rows)

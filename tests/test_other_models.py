@@ -82,6 +82,13 @@ def test_text_classifier(tmp_path: Path) -> None:
     model = train(tmp_path, "text", 300, 1)
     (tmp_path / "new.txt").write_text("".join(text + "\n" for text, _ in new))
     wyr("explain", tmp_path / "new.txt", "--model", model, "-o", tmp_path / "new.bed", "--threads", 1, "-q")
+    wyr("explain-classes", "--model", model, "--data", tmp_path / "data", "--split", "train", "-o",
+        tmp_path / "classes", "--windows", 600, "--threads", 1, "-q")  # fmt: skip
+    lines = (tmp_path / "classes" / "keywords.tsv").read_text().splitlines()[1:]
+    words = {(line.split("\t")[0], line.split("\t")[3]) for line in lines}
+    assert words <= {(label, word) for label, own in KEYWORDS.items() for word in own}
+    assert len(words) >= 4
+    assert not (tmp_path / "classes" / "motifs.meme").exists()
     truth = {
         f"line{i}": {
             place

@@ -60,7 +60,8 @@ class Options(NamedTuple):
     KernelSHAP tries beside two for each token.  ``steps``: points on the path of integrated gradients.
     ``evaluations``: of Partition SHAP.  ``removal``: the operator of :data:`~wyrcli.model.masking.OPERATORS`
     by which occlusion, LIME and both SHAP take tokens away; any other removal stands for ``gate``, since
-    those that write another window leave no tokens to share the value among.
+    those that write another window leave no tokens to share the value among.  ``rank``: the value is of this
+    rank's class alone; None: of all ranks.
     """
 
     seed: int = 0
@@ -69,6 +70,7 @@ class Options(NamedTuple):
     steps: int = 50
     evaluations: int = 500
     removal: str = "gate"
+    rank: int | None = None
 
 
 class Game:
@@ -81,6 +83,7 @@ class Game:
     classes: int64 (N, R), the class of each rank whose log-probabilities are summed.
     capacity: most variants of windows in one forward pass.
     removal: how the tokens outside a coalition are taken away.
+    rank: the only one whose log-probability counts; None: all.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Game:
         classes: NDArray[np.int64],
         capacity: int,
         removal: Operator = gate,
+        rank: int | None = None,
     ) -> None:
         batch = subject.tokenizer.batch(sequences)
         self.subject = subject
@@ -100,7 +104,8 @@ class Game:
         self._lengths = batch.attention.sum(-1).numpy()
         self._batch = batch.to(subject.device)
         wanted = torch.from_numpy(np.asarray(classes, dtype=np.int64)).to(subject.device)
-        self._columns = subject.explanandum.class_numbers(wanted)
+        columns = subject.explanandum.class_numbers(wanted)
+        self._columns = columns if rank is None else columns[:, rank : rank + 1]
 
     def draws(self, seed: int) -> Iterator[np.random.Generator]:
         """A random generator for each window, which depends on the window and on no other."""

@@ -120,6 +120,27 @@ class _Selection(LazyStrings):
         return self._whole[int(self._rows[i])]
 
 
+class _Chain(LazyStrings):
+    """The strings of several sequences, one after the other; nothing is copied."""
+
+    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def lengths(self) -> NDArray[np.integer[Any]] | None:
+        """(N,), length of each string, None where a part does not know them."""
+        lengths: list[Any] = [getattr(part, "lengths", None) for part in self._parts]
+        return None if any(own is None for own in lengths) else np.concatenate(lengths)
+
+    def _at(self, i: int) -> str:
+        number = bisect_right(self._ends, i)
+        return self._parts[number][i - (self._ends[number - 1] if number else 0)]
+
+
 class _Places(NamedTuple):
     """Where N windows come from."""
 
@@ -198,6 +219,20 @@ class LabelledWindows:
             return _Places(_Selection(self.names, rows), self.starts[rows], self.stops[rows], groups)
 
         return LabelledWindows(_Selection(self.sequences, rows), self.labels[rows], load_places)
+
+    def followed_by(self, other: LabelledWindows) -> LabelledWindows:
+        """These windows, and behind them others of the same classes."""
+
+        def load_places() -> _Places:
+            return _Places(
+                _Chain([self.names, other.names]),
+                np.concatenate([self.starts, other.starts]),
+                np.concatenate([self.stops, other.stops]),
+                _Chain([self.groups, other.groups]),
+            )
+
+        labels = np.concatenate([self.labels, other.labels])
+        return LabelledWindows(_Chain([self.sequences, other.sequences]), labels, load_places)
 
     def relabelled(self, maps: Sequence[NDArray[np.int32]]) -> LabelledWindows:
         """The same windows with other class numbers: ``maps[r][old]`` is the new one at rank r.

@@ -34,7 +34,7 @@ from wyrcli.annotations import Annotations
 from wyrcli.errors import counted
 from wyrcli.examination import EvaluatedWindows, Examined
 from wyrcli.features import FEATURES, find_features
-from wyrcli.metrics import number_groups
+from wyrcli.metrics import adjust_p, number_groups
 from wyrcli.result_tables import Cell, Column, Table
 
 __all__ = [
@@ -340,12 +340,7 @@ def _intervals(stats: _Counts, groups: NDArray[np.int64], rng: np.random.Generat
 
 def adjust(results: Sequence[Enrichment]) -> list[Enrichment]:
     """The same with ``q``: p adjusted over all of them (Benjamini and Hochberg 1995)."""
-    p = np.array([own.p for own in results], np.float64)
-    q = np.full(len(p), np.nan)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
-    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    q = adjust_p(np.array([own.p for own in results], np.float64))
     return [replace(own, q=float(value)) for own, value in zip(results, q, strict=True)]
 
 

@@ -577,6 +577,8 @@ def draw_read(
     planted: Iterable[tuple[int, int]] = (),
     decoys: Iterable[tuple[int, int]] = (),
     unit: str = "bp",
+    *,
+    marked: str = "planted motif",
 ) -> Figure:
     """Scores of the tokens of one window, a panel per method (paper, figure 8; see :func:`thresholded`).
 
@@ -585,11 +587,12 @@ def draw_read(
     scores: by method, one value per token; each panel has its own scale, 0 to 1 where the scores lie in it.
     spans: (T, 2), letters of each token on the window.
     planted, decoys: where the truth lies, in the same letters.
+    marked: what ``planted`` is called.
     """
     n = len(scores)
     figure, panels = new_figure(1.0 + 0.95 * n, n, sharex=True)
     edges = spans.ravel()
-    truths = (("planted motif", list(planted), {"color": _PLANTED, "alpha": 0.35}),)
+    truths = ((marked, list(planted), {"color": _PLANTED, "alpha": 0.35}),)
     decoy_look = {"facecolor": "none", "edgecolor": "#9AA0A6", "hatch": "/////"}
     truths += (("decoy", list(decoys), decoy_look),)  # type: ignore[assignment]
     for axes, (name, values) in zip(panels, scores.items(), strict=True):

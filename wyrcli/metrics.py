@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "adjust_p",
     "area_under_roc",
     "average_precision",
     "balanced_accuracy",
     "draw_weights",
+    "fisher",
     "intersection_over_union",
     "interval",
     "number_groups",
@@ -75,6 +77,37 @@ def intersection_over_union(truth: NDArray[np.bool_], called: NDArray[np.bool_])
     """
     union = int((truth | called).sum())
     return float((truth & called).sum() / union) if union else float("nan")
+
+
+def adjust_p(p: Numbers) -> Numbers:
+    """p adjusted over all tests that are not NaN (Benjamini and Hochberg 1995); NaN stays.
+
+    >>> adjust_p(np.array([0.01, 0.04, np.nan, 0.03])).round(3).tolist()
+    [0.03, 0.04, nan, 0.04]
+    """
+    q = np.full(len(p), np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    return q
+
+
+def fisher(having: NDArray[np.int64], n: int, others_having: NDArray[np.int64], m: int) -> Numbers:
+    """One-sided p of Fisher's exact test, (V,): terms are in ``having`` of ``n`` and in so many of ``m``."""
+    logs = np.zeros(n + m + 1)
+    np.cumsum(np.log(np.arange(1, n + m + 1)), out=logs[1:])
+
+    def choose(a: NDArray[np.int64], b: NDArray[np.int64]) -> Numbers:
+        return np.asarray(logs[a] - logs[b] - logs[a - b], np.float64)
+
+    found = np.ones(len(having))
+    for v in np.flatnonzero(having > 0).tolist():
+        total = int(having[v] + others_having[v])
+        x = np.arange(int(having[v]), min(n, total) + 1)
+        ways = choose(np.full_like(x, n), x) + choose(np.full_like(x, m), total - x)
+        found[v] = min(np.exp(ways - choose(np.array(n + m), np.array(total))).sum(), 1.0)
+    return found
 
 
 # ---------------------------------------------------------------- bootstrap

@@ -84,7 +84,7 @@ class Peer:
             longest = max(lengths[i] for i in rows)
             capacity = max(subject.batch_size * max(usual, 1) // max(longest, 1), 1)
             removal = OPERATORS.get(options.removal, gate)
-            game = Game(subject, [sequences[i] for i in rows], classes[rows], capacity, removal)
+            game = Game(subject, [sequences[i] for i in rows], classes[rows], capacity, removal, options.rank)
             for i, own in zip(rows, self.score(game, options), strict=True):
                 scores[i] = own
             on_batch(len(rows))

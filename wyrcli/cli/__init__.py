@@ -21,6 +21,7 @@ from wyrcli.cli import (
     enrichment,
     evaluate,
     explain,
+    explain_classes,
     finetune,
     import_model,
     models,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, Callable[..., None]] = {
     "explain": explain.explain,
+    "explain-classes": explain_classes.explain_classes,
     "evaluate": evaluate.evaluate,
     "enrichment": enrichment.enrichment,
     "simulate": simulate.simulate,
