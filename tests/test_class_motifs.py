@@ -325,3 +325,14 @@ def test_chunks() -> None:
     assert cut_chunks(read, join=1) == [(0, 4), (7, 8)]
     assert cut_chunks(read, 0.7, join=1, flank=3) == [(0, 7)]
     assert cut_chunks(read, 0.95) == []
+
+
+def test_a_mask_that_keeps_everything(background: Mapping[str, Sequence[str]]) -> None:
+    """Long passages go in pieces, and some are drawn where there are too many; the motif is found."""
+    rng = np.random.default_rng(11)
+    reads = [make_read(rng, PLANTED, n=900, kept=1.0)._replace(scores=np.ones(900)) for _ in range(80)]
+    found = adjust_motifs(
+        {"x": find_motifs(words(PLANTED), reads, background, MotifOptions(most_bases=20_000))}
+    )["x"]
+    kept = [motif for motif in found if motif.is_kept()]
+    assert len(kept) == 1 and compare(one_hot(PLANTED), kept[0].probabilities, 20).correlation > 0.95

@@ -196,6 +196,7 @@ def test_batches_do_not_matter_and_contrast(data: Path, tmp_path: Path) -> None:
         (["-k", "9"], 1, "expected 2 to 8"),
         (["--rank", "order"], 1, "unknown rank 'order'"),
         (["--class", "Toyvirus"], 1, "did you mean"),
+        (["--model", "demo", "--class", "Toyvirus"], 1, "did you mean"),
         (["--class", "Toyvibrio", "--rank", "phylum"], 1, "'Toyvibrio' is a genus"),
         (["--contrast", "Toyvibrio", "Toyviruses"], 1, "of one rank"),
         (["--class", "Toyvibrio", "--min-reads", "1000"], 1, "--min-reads"),

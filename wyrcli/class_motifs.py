@@ -62,6 +62,7 @@ _FORBIDDEN = -100.0  # bits: no site has an N in it
 _USUAL_K = 6  # letters of a word where no keyword says how many
 _REACH = 20  # columns on each side of an anchor, and of padding around passages
 _SOFT = 1.0  # pseudocount of a column, shared out by the background
+_PIECE, _OVERLAP = 300, 60  # bp of a passage at most, and by which its pieces overlap
 _LONGER = 5  # letters that an anchor may gain
 _AGREED = 0.45  # of the windows must have a letter for it to be one of the anchor's
 _LEFT = 0.3  # of a keyword's passages must be left for it to be an anchor
@@ -108,7 +109,7 @@ class MotifOptions:
     threshold: bases with a score above it are kept: passages are made of them.
     join: runs of kept bases are one passage if no more than so many bases lie between them, bp.
     flank: of what surrounds a run, so many bases belong to the passage, bp.
-    most_passages: of more, so many are drawn.
+    most_bases: of all passages; of more, some passages are drawn.
     most_motifs: looked for in one class.
     least_sites: passages that an anchor must have.
     least_fold: a motif is in so many times more of the class's reads than of those of any background.
@@ -122,7 +123,7 @@ class MotifOptions:
     threshold: float = 0.5
     join: int = 6
     flank: int = 15
-    most_passages: int = 2000
+    most_bases: int = 200_000
     most_motifs: int = 12
     least_sites: int = 8
     least_fold: float = 2.0
@@ -329,10 +330,14 @@ class _Passages:
 
     def __init__(self, reads: Sequence[ClassRead], options: MotifOptions, rng: np.random.Generator) -> None:
         span = options.threshold, options.join, options.flank
-        cuts = [(read, *cut) for read in reads for cut in cut_chunks(read, *span)]
-        if len(cuts) > options.most_passages:
-            drawn = np.sort(rng.choice(len(cuts), options.most_passages, replace=False))
-            cuts = [cuts[i] for i in drawn.tolist()]
+        cuts = [
+            (read, *piece) for read in reads for cut in cut_chunks(read, *span) for piece in _pieces(*cut)
+        ]
+        sizes = np.array([stop - start for _, start, stop in cuts], dtype=np.int64)
+        if sizes.sum() > options.most_bases:
+            order = rng.permutation(len(cuts))
+            drawn = order[sizes[order].cumsum() <= options.most_bases]
+            cuts = [cuts[i] for i in np.sort(drawn).tolist()]
         self.codes = encode([read.sequence[start:stop] for read, start, stop in cuts], _REACH)
         self.scores = np.zeros(self.codes.shape, dtype=np.float64)
         for row, (read, start, stop) in zip(self.scores, cuts, strict=True):
@@ -366,6 +371,13 @@ class _Passages:
                 by_size[k] = _words(self.codes, k)
             found[word] = np.unique(np.nonzero(np.isin(by_size[k], _numbers(word)))[0])
         return found
+
+
+def _pieces(start: int, stop: int) -> list[tuple[int, int]]:
+    """A stretch in pieces that overlap by the longest motif, so that rows are of like length."""
+    return [
+        (i, min(i + _PIECE, stop)) for i in range(start, max(stop - _OVERLAP, start + 1), _PIECE - _OVERLAP)
+    ]
 
 
 def _erase(codes: Codes, motif: Motif) -> None:
@@ -478,7 +490,7 @@ def find_motifs(
     reads: true positives of the class.
     backgrounds: reads of others by what they are, say "others" and "siblings", best as long as ``reads`` and
         of their composition; an empty one does not count.
-    seed: of the halves, and of the draw if there are too many passages.
+    seed: of the halves, and of the draw if passages have too many bases.
 
     Every motif that comes back is one test: adjust for all classes together, see :func:`adjust_motifs`.
     Without backgrounds, nothing is tested, and p is NaN.

@@ -269,7 +269,7 @@ def explain_classes(
     Example:  wyr explain-classes --data dataset --rank genus -o classes
     """
     from wyrcli import outputs
-    from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
+    from wyrcli.checkpoint import load_checkpoint, load_explainer
     from wyrcli.class_explanation import (
         ask_modisco,
         check_motifs,
@@ -283,6 +283,7 @@ def explain_classes(
     from wyrcli.class_tables import classes_table, quality_table
     from wyrcli.examination import Subject
     from wyrcli.inference import choose_device, choose_precision
+    from wyrcli.installed import find_model
     from wyrcli.keywords import Criteria
     from wyrcli.terms import choose_terms
 
@@ -319,7 +320,7 @@ def explain_classes(
     set_threads(threads)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
-    checkpoint = load_checkpoint(model or default_model())
+    checkpoint = load_checkpoint(find_model(model))
     trained = load_explainer(checkpoint.path, explainer, operator)
     taxonomy = checkpoint.taxonomy
     if checkpoint.notice:
@@ -436,10 +437,11 @@ def _ask_others(
     """The tallies of the same reads by other checkpoints, behind the first one."""
     from wyrcli.checkpoint import load_checkpoint, load_explainer
     from wyrcli.class_scores import score_classes
+    from wyrcli.installed import find_model
 
     passes = [first]
     for path, kind, operator in models:
-        other = load_checkpoint(path)
+        other = load_checkpoint(find_model(path))
         if (other.taxonomy.ranks, other.taxonomy.taxa) != (work.taxonomy.ranks, work.taxonomy.taxa):
             raise CheckpointError(f"{path}: its classes are not those of the model")
         like = next(subject.explanandum.parameters())
