@@ -49,6 +49,7 @@ class TrainingOptions:
     bucket: windows of a step are of like length.
     balanced: draw windows so that classes are seen equally often (:func:`wyrcli.batching.balance`).
     shortest: cut windows at random, down to this length (:func:`wyrcli.batching.cut_at_random`); 0 = never.
+    label_smoothing: share of a classifier's label that is spread over all classes (Szegedy et al. 2016).
     validate_every: steps between validations; 0 for once an epoch.
     patience: stop after so many validations without a better score; 0 never stops.
     seed: of the order of windows and of all else that is drawn.
@@ -67,6 +68,7 @@ class TrainingOptions:
     bucket: bool = True
     balanced: bool = False
     shortest: int = 0
+    label_smoothing: float = 0.0
     validate_every: int = 0
     patience: int = 0
     seed: int = 0

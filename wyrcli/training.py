@@ -22,6 +22,7 @@ from wyrcli.batching import Piece, Plan, Windows, cut_pieces
 from wyrcli.distribution import World
 from wyrcli.engine import Report, Result, Task, TrainingOptions, fit
 from wyrcli.metrics import balanced_accuracy
+from wyrcli.model.borders import BorderNetwork
 from wyrcli.model.counting import CountingNetwork
 from wyrcli.model.explainer import Explainer, select_masks
 from wyrcli.model.explanandum import BaseExplanandum, Explanandum
@@ -36,6 +37,7 @@ __all__ = [
     "count",
     "find_degenerate",
     "finetune",
+    "read_borders",
     "train_explainer",
     "validate",
     "weigh_classes",
@@ -45,6 +47,8 @@ __all__ = [
 # the rounded mask shows more than before (docs/experiments.md).
 _WIDER = 1.2
 _TO_WHITEN = 8192  # windows
+_TO_IMITATE = 4096
+_TAUGHT = 0.5  # weight of the answers of the network that counted, beside the labels
 _OTHERS = 0.3  # weight of the masks of other classes, which have no teacher
 _MOST_EXAMINED = 512  # validation windows that an Explainer is scored on
 
@@ -97,6 +101,7 @@ def count(
     ranks: Sequence[str] = (),
     metric: str = "",
     dropout: float = 0.1,
+    every_frame: bool = False,
     run: RunFolder | None = None,
     state: State | None = None,
     save_every_s: float = 300.0,
@@ -104,21 +109,63 @@ def count(
     """Train a classifier of random weights on k-mer counts alone; see :mod:`wyrcli.model.counting`.
 
     Parameters as in :func:`finetune`, which goes on from here.  ``dropout``: share of features, in training.
+    ``every_frame``: count k-mers across the borders of tokens too; :func:`read_borders` goes on from there.
     """
     names = list(ranks) or [str(r) for r in range(len(explanandum.sizes))]
     metric = metric or f"balanced_accuracy_{names[-1]}"
-    network = CountingNetwork(explanandum, tokenizer.kmers(), dropout)
+    network = CountingNetwork(explanandum, tokenizer.kmers(), dropout, every_frame=every_frame)
     if state is None:
-        plan = Plan(len(train), options.batch_size, options.seed, None, options.weigh(train))
-        steps = range(min(-(-_TO_WHITEN // plan.batch_size), plan.steps_per_epoch))
-        pieces = cut_pieces(train, tokenizer, plan, steps=steps, shortest=options.shortest)
-        network.whiten(piece.batch for step in pieces for piece in step)
+        network.whiten(_first_batches(train, tokenizer, options, _TO_WHITEN))
     task = _Counting(network, tokenizer, options, names, metric, validation)
     result = fit(
         task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
     )
     network.finish()
     return result
+
+
+def read_borders(
+    counted: Explanandum,
+    tokenizer: KmerTokenizer,
+    train: Windows,
+    options: TrainingOptions,
+    world: World,
+    report: Report,
+    *,
+    validation: Windows | None = None,
+    ranks: Sequence[str] = (),
+    metric: str = "",
+    dropout: float = 0.1,
+    run: RunFolder | None = None,
+    state: State | None = None,
+    save_every_s: float = 300.0,
+) -> tuple[Explanandum, Result]:
+    """A classifier that reads the k-mers across the borders of tokens, from one that has counted them.
+
+    See :mod:`wyrcli.model.borders`.  ``counted``: from :func:`count` with ``every_frame``; other parameters
+    as there.
+    """
+    names = list(ranks) or [str(r) for r in range(len(counted.sizes))]
+    metric = metric or f"balanced_accuracy_{names[-1]}"
+    network = BorderNetwork(counted, tokenizer.kmers(), dropout, options.seed)
+    if state is None:
+        network.imitate(list(_first_batches(train, tokenizer, options, _TO_IMITATE)))
+    task = _ReadingBorders(network, tokenizer, options, names, metric, validation)
+    result = fit(
+        task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
+    )
+    network.cpu()
+    return network.finish(next(_first_batches(train, tokenizer, options, 1))), result
+
+
+def _first_batches(
+    train: Windows, tokenizer: Tokenizer, options: TrainingOptions, n_windows: int
+) -> Iterator[TokenBatch]:
+    """The first windows as training will see them: at least so many, if there are."""
+    plan = Plan(len(train), options.batch_size, options.seed, None, options.weigh(train))
+    steps = range(min(-(-n_windows // plan.batch_size), plan.steps_per_epoch))
+    for pieces in cut_pieces(train, tokenizer, plan, steps=steps, shortest=options.shortest):
+        yield from (piece.batch for piece in pieces)
 
 
 class _Finetuning(Task):
@@ -144,14 +191,19 @@ class _Finetuning(Task):
             self.register_buffer(f"weights_{r}", weights)
 
     def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
-        per_rank = self._explanandum.split(self._classify(piece.batch))
+        return self._judge(self._classify(piece.batch), piece)
+
+    def _judge(self, all_logits: Tensor, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
+        per_rank = self._explanandum.split(all_logits)
         losses, values = [], {}
         for r, (name, logits) in enumerate(zip(self._names, per_rank, strict=True)):
             labels = piece.labels[:, r]
             weights = self.get_buffer(f"weights_{r}") if self._weighted else None
             # Weighted windows are divided by their number, not by their weights: else a window would
             # count for more in a small piece than in a large one.
-            losses.append(F.cross_entropy(logits, labels, weights, reduction="none").mean())
+            smoothing = self._options.label_smoothing if self.training else 0.0
+            each = F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing)
+            losses.append(each.mean())
             values[f"accuracy_{name}"] = (logits.argmax(-1) == labels).float().mean()
         return torch.stack(losses).sum(), values
 
@@ -171,7 +223,7 @@ class _Finetuning(Task):
 class _Counting(_Finetuning):
     def __init__(
         self,
-        network: CountingNetwork,
+        network: CountingNetwork | BorderNetwork,
         tokenizer: Tokenizer,
         options: TrainingOptions,
         names: Sequence[str],
@@ -181,6 +233,19 @@ class _Counting(_Finetuning):
         super().__init__(network.explanandum, tokenizer, options, names, metric, validation, None)
         self.trained = network
         self._classify = network
+
+
+class _ReadingBorders(_Counting):
+    """The labels, and the answers of the network that counted, which knows them from all frames already."""
+
+    trained: BorderNetwork
+
+    def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, taught = self.trained.answer(piece.batch)
+        loss, values = self._judge(logits, piece)
+        pairs = zip(self._explanandum.split(logits), self._explanandum.split(taught), strict=True)
+        imitation = torch.stack([F.cross_entropy(own, other.softmax(-1)) for own, other in pairs]).sum()
+        return (1 - _TAUGHT) * loss + _TAUGHT * imitation, values
 
 
 @torch.inference_mode()

@@ -101,6 +101,23 @@ def finetune(
             help="Train a network of --config on k-mer counts alone, much faster; go on with --from.",
         ),
     ] = False,
+    every_frame: Annotated[
+        bool,
+        typer.Option(
+            "--every-frame",
+            rich_help_panel=_START,
+            help="With --counts: count the k-mers across the borders of tokens too; go on with --borders.",
+        ),
+    ] = False,
+    borders: Annotated[
+        bool,
+        typer.Option(
+            "--borders",
+            rich_help_panel=_START,
+            help="Put a layer below the network of --from that reads the k-mers across the borders of "
+            "tokens, as --counts --every-frame has counted them.",
+        ),
+    ] = False,
     dropout: Annotated[
         float,
         typer.Option(
@@ -108,7 +125,7 @@ def finetune(
             rich_help_panel=_START,
             min=0,
             max=0.95,
-            help="With --counts: share of features dropped in training.",
+            help="With --counts or --borders: share of features dropped in training.",
         ),
     ] = 0.1,
     layers: Annotated[
@@ -160,6 +177,16 @@ def finetune(
         bool,
         typer.Option("--reverse-complement", rich_help_panel=_DATA, help="Turn each window round at random."),
     ] = False,
+    label_smoothing: Annotated[
+        float,
+        typer.Option(
+            "--label-smoothing",
+            rich_help_panel=_DATA,
+            min=0,
+            max=0.9,
+            help="Share of each label that is spread over all classes.",
+        ),
+    ] = 0.0,
     balanced: Annotated[
         bool,
         typer.Option(
@@ -266,6 +293,10 @@ def finetune(
         raise typer.BadParameter(f"--embeddings {embeddings} starts from --config, not from trained weights")
     if counts and (config is None or pooling is Pooling.cls or freeze or lora):
         raise typer.BadParameter("--counts goes with --config and --pooling mean, and trains all of it")
+    if every_frame and not counts:
+        raise typer.BadParameter("--every-frame goes with --counts")
+    if borders and (not start or layers or freeze or lora or pooling is Pooling.cls):
+        raise typer.BadParameter("--borders goes with --from and --pooling mean, and trains all of it")
     if layers and config is not None:
         raise typer.BadParameter("--layers deepens the network of --from; a config has its own number")
     if freeze and lora:
@@ -293,6 +324,7 @@ def finetune(
             reverse_complement=reverse_complement,
             balanced=balanced,
             shortest=shortest,
+            label_smoothing=label_smoothing,
             validate_every=validate_every,
             patience=patience,
             seed=seed,
@@ -304,7 +336,9 @@ def finetune(
             "embeddings": str(embeddings),
             "pooling": pooling,
             "counts": counts,
-            "dropout": dropout if counts else None,
+            "every_frame": every_frame,
+            "borders": borders,
+            "dropout": dropout if counts or borders else None,
             "layers": layers,
             "freeze": freeze,
             "lora": lora,
@@ -362,7 +396,18 @@ def finetune(
             }
             work = (train, options, world, report)
             if counts and isinstance(explanandum, Explanandum) and isinstance(tokenizer, KmerTokenizer):
-                result = training.count(explanandum, tokenizer, *work, dropout=dropout, **common)
+                result = training.count(
+                    explanandum, tokenizer, *work, dropout=dropout, every_frame=every_frame, **common
+                )
+            elif borders:
+                if not isinstance(explanandum, Explanandum) or not isinstance(tokenizer, KmerTokenizer):
+                    raise typer.BadParameter("--borders is for the Nucleotide Transformer")
+                try:
+                    explanandum, result = training.read_borders(
+                        explanandum, tokenizer, *work, dropout=dropout, **common
+                    )
+                except ValueError as error:
+                    raise typer.BadParameter(f"--borders: {error}") from None
             else:
                 result = training.finetune(explanandum, tokenizer, *work, class_weights=weights, **common)
         if lora:
