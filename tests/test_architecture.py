@@ -114,7 +114,7 @@ FLOORS = (
     ("__init__", "errors", "alphabets", "taxonomy", "explanation", "metrics", "prefetching", "installed"),
     (
         *("outputs", "sequences", "windows", "writers", "ncbi", "simulation", "tables", "labels"),
-        *("targets", "stitching"),
+        *("targets", "stitching", "sections", "parts"),
         *("streams", "genbank", "bertax", "sources", "documents"),
         *("salvage", "alignments", "reads", "regions", "annotations", "features"),
         *(
@@ -133,6 +133,7 @@ FLOORS = (
     ),
     ("model",),
     (
+        *("answers", "journal", "workers", "shards", "ray_workers"),
         *("checkpoint", "inputs", "inference", "scoring", "evaluation", "report"),
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),
