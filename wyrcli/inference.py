@@ -46,11 +46,13 @@ __all__ = [
     "Numbered",
     "Output",
     "choose_device",
+    "choose_devices",
     "choose_precision",
     "explain",
     "infer",
     "pool_tokens",
     "pool_windows",
+    "read_texts",
     "too_large",
 ]
 
@@ -99,6 +101,25 @@ def choose_device(name: str) -> torch.device:
             f"device '{name}' asked for, but this machine has {torch.cuda.device_count()} CUDA GPUs"
         )
     return device
+
+
+def choose_devices(name: str) -> list[torch.device]:
+    """One device, as :func:`choose_device` has it; several, joined by commas; ``cuda:all`` of this machine.
+
+    Raises DeviceError where one is not there, or named twice.
+    """
+    if name == "cuda:all":
+        name = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count())) or "cuda"
+    names = name.split(",")
+    devices = [choose_device(own.strip()) for own in names]
+    if len(devices) == 1:
+        return devices
+    for i, own in enumerate(names):
+        if devices[i] in devices[:i]:
+            raise DeviceError(f"device '{own}' is named twice; --processes puts several processes on each")
+        if devices[i].type != devices[0].type or (devices[i].type == "cuda" and devices[i].index is None):
+            raise DeviceError(f"devices '{name}'; expected one, or GPUs by number as in cuda:0,cuda:1")
+    return devices
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -243,15 +264,22 @@ def tokenize_pools(
 ) -> Iterator[tuple[list[Numbered], Readings]]:
     """Windows to token ids, in page-locked memory where they go to a GPU."""
     for windows in batches:
-        texts = [w.window.sequence for w in windows]
-        if per_base is None:
-            readings = Readings((tokenizer.batch(texts),))
-        elif isinstance(tokenizer, KmerTokenizer):
-            turned = [turn_round(text) for text in texts] if per_base.both_strands else []
-            readings = read_frames(tokenizer, texts, turned)
-        else:
-            raise ValueError("only k-mer tokens have several reading frames")
-        yield windows, readings.pin_memory() if device.type == "cuda" else readings
+        texts = [numbered.window.sequence for numbered in windows]
+        yield windows, read_texts(tokenizer, texts, device, per_base)
+
+
+def read_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], device: torch.device, per_base: BaseResolution | None
+) -> Readings:
+    """The tokens of one batch, on the CPU; page-locked where ``device`` is a GPU."""
+    if per_base is None:
+        readings = Readings((tokenizer.batch(texts),))
+    elif isinstance(tokenizer, KmerTokenizer):
+        turned = [turn_round(text) for text in texts] if per_base.both_strands else []
+        readings = read_frames(tokenizer, texts, turned)
+    else:
+        raise ValueError("only k-mer tokens have several reading frames")
+    return readings.pin_memory() if device.type == "cuda" else readings
 
 
 def infer(
