@@ -532,3 +532,23 @@ def test_of_many_that_begin_at_once_one_writes(tmp_path: Path) -> None:
         thread.join()
     assert len(written) <= 1 and sorted(written + refused) == list(range(4))
     assert not leftovers(tmp_path) and target.exists() == bool(written)
+
+
+@pytest.mark.parametrize("name", ["x.bed", "x.bed.gz"])
+def test_a_full_disk_is_named(tmp_path: Path, name: str) -> None:
+    """One line that says which file; nothing of it stays, and htslib says nothing of its own."""
+    code = f"""
+import os, random, resource
+from wyrcli.outputs import open_output
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+rng = random.Random(0)
+try:
+    with open_output({str(tmp_path / name)!r}) as handle:
+        for _ in range(10_000):
+            handle.write(rng.randbytes(100).hex() + "\\n")
+except OSError as error:
+    print(error.filename, error.strerror, sep=": ")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{tmp_path / name}: ") and done.stdout.count("\n") == 1
+    assert done.stderr == "" and not list(tmp_path.iterdir())

@@ -25,6 +25,9 @@ from wyrcli.targets import Question
 __all__ = ["Answer", "Answerer", "ShortOfMemory", "is_out_of_memory", "pack_answer", "unpack_answer"]
 
 
+_PATIENCE = 256  # parts that fit, until one of twice the size is tried again: others may have left the device
+
+
 class ShortOfMemory(WyrError):
     """A single window does not fit into memory.  ``row``: which one of its batch."""
 
@@ -131,6 +134,7 @@ class Answerer:
         self._device = device
         self._question, self._per_base = question, per_base
         self._most: int | None = None  # tokens, padding included, of the parts that still fit
+        self._fitted = 0  # parts since the last that did not
 
     def answer(self, readings: Readings) -> Answer:
         """The answer on one batch.  Raises ShortOfMemory where a single window of it does not fit."""
@@ -141,12 +145,15 @@ class Answerer:
         if n < 2 or self._most is None or n * width <= self._most:
             answer = self._try(readings)
             if answer is not None:
+                self._fitted += 1
+                if self._most is not None and self._fitted >= _PATIENCE:
+                    self._most, self._fitted = 2 * self._most, 0
                 yield answer
                 return
             if n == 1:
                 raise ShortOfMemory(first)
             # Later batches are of about this size, too: they are halved before they fail.
-            self._most = n * width // 2
+            self._most, self._fitted = n * width // 2, 0
         yield from self._parts(readings.rows(0, n // 2), first)
         yield from self._parts(readings.rows(n // 2, n), first + n // 2)
 

@@ -18,6 +18,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,7 @@ class Journal:
         try:
             path.mkdir(exist_ok=True)
         except OSError as error:
-            shown = printable(str(path), limit=300)
-            raise WyrError(f"cannot keep answers in {shown}: {error.strerror or error}") from None
+            raise self._cannot(error) from None
         self._lock = self._take()
         try:
             self._begin()
@@ -79,13 +79,15 @@ class Journal:
         if kind is None:
             shutil.rmtree(self.path, ignore_errors=True)
         else:
-            try:
+            with suppress(WyrError):  # a full disk, perhaps: what went wrong first matters more
                 self._write()
-            except OSError:
-                pass  # a full disk, perhaps: what went wrong first matters more
-            if not self._next:
+            if not self._first:
                 shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+    def _cannot(self, error: OSError) -> WyrError:
+        shown = printable(str(self.path), limit=300)
+        return WyrError(f"cannot keep answers in {shown}: {error.strerror or error}")
 
     # ------------------------------------------------ the folder
 
@@ -123,7 +125,10 @@ class Journal:
         if any(self.path.iterdir()):
             raise WyrError(f"{shown}: holds no answers of a run; remove it, or name another output")
         text = json.dumps(self._about, indent=1) + "\n"
-        write_whole(manifest, lambda target: target.write_text(text, encoding="utf-8"))
+        try:
+            write_whole(manifest, lambda target: target.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            raise self._cannot(error) from None
 
     def _find(self) -> list[tuple[Path, int]]:
         """The files that follow one another without a gap, and the batches of each; others are removed."""
@@ -175,6 +180,9 @@ class Journal:
         if n:
             path = self.path / f"answers-{self._first:08}-{n:08}.safetensors"
             content = to_bytes(self._waiting)
-            write_whole(path, lambda target: target.write_bytes(content))
+            try:
+                write_whole(path, lambda target: target.write_bytes(content))
+            except OSError as error:
+                raise self._cannot(error) from None
         self._waiting, self._bytes, self._first = {}, 0, self._next
         self._written = time.monotonic()

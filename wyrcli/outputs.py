@@ -54,11 +54,13 @@ class TextOutput(Protocol):
 
 
 class BgzfText:
-    """Text into a BGZF file (gzip in blocks, so that tabix can index it)."""
+    """Text into a BGZF file (gzip in blocks, so that tabix can index it).  Errors name the file ``shown``."""
 
-    def __init__(self, path: str) -> None:
-        import pysam
+    def __init__(self, path: str, shown: str) -> None:
+        import pysam as module
 
+        self._pysam: Any = module
+        self._shown = shown
         # pysam 0.24.1 ends the process with a segmentation fault if the file cannot be opened: let Python
         # meet the error first.  A FIFO must be opened only once, or its reader sees an end too early.
         if not _is_special(path):
@@ -66,17 +68,49 @@ class BgzfText:
         elif not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         # Level 4 takes a third of the time of the default, 6, for tables 7 % larger.
-        self._file: Any = pysam.BGZFile(path, "w4")  # type: ignore[call-arg]
+        self._file: Any = self._pysam.BGZFile(path, "w4")
 
     def write(self, text: str, /) -> int:
-        return int(self._file.write(text.encode("utf-8")))
+        return int(self._do(self._file.write, text.encode("utf-8")))
 
     def cut(self) -> None:
         """End the block at hand: what follows begins a new one, wherever it is written."""
-        self._file.flush()
+        self._do(self._file.flush)
 
     def close(self) -> None:
-        self._file.close()
+        self._do(self._file.close)
+
+    def _do(self, act: Callable[..., Any], *arguments: bytes) -> Any:
+        before = self._pysam.set_verbosity(0)  # htslib itself would write to stderr
+        try:
+            return act(*arguments)
+        except OSError:
+            # It does not tell why.
+            raise OSError(errno.EIO, "cannot be written (is the disk full?)", self._shown) from None
+        finally:
+            self._pysam.set_verbosity(before)
+
+
+class _PlainText:
+    """Text into a file.  Errors name the file ``shown``."""
+
+    def __init__(self, path: str, shown: str) -> None:
+        self._shown = shown
+        self._file = open(path, "w", encoding="utf-8", newline="\n")
+
+    def write(self, text: str, /) -> int:
+        try:
+            return self._file.write(text)
+        except OSError as error:
+            error.filename = self._shown
+            raise
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            error.filename = self._shown
+            raise
 
 
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -276,12 +310,12 @@ def _check_target(path: str, target: str) -> None:
 @contextmanager
 def _open_text(path: str, shown: str) -> Iterator[TextOutput]:
     """Open ``path`` for writing; errors name ``shown``, the output as the user named it."""
-    handle: Any
+    handle: BgzfText | _PlainText
     try:
         if shown.endswith((".gz", ".bgz")):
-            handle = BgzfText(path)
+            handle = BgzfText(path, shown)
         else:
-            handle = open(path, "w", encoding="utf-8", newline="\n")
+            handle = _PlainText(path, shown)
     except OSError as error:
         raise WyrError(f"cannot write {printable(shown, limit=300)}: {error.strerror or error}") from None
     try:
