@@ -25,7 +25,7 @@ from wyrcli.targets import Question
 __all__ = ["Answer", "Answerer", "ShortOfMemory", "is_out_of_memory", "pack_answer", "unpack_answer"]
 
 
-_PATIENCE = 256  # parts that fit, until one of twice the size is tried again: others may have left the device
+_PATIENCE = 64  # parts that fit, until one of twice the size is tried again: others may have left the device
 
 
 class ShortOfMemory(WyrError):

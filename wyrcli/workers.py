@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,7 @@ def _is_ready(batches: Iterator[Batch]) -> bool:
 @contextmanager
 def _sigint_held() -> Iterator[None]:
     """Processes that begin here never see Ctrl-C; this one sees it when the block has ended."""
+    resource_tracker.ensure_running()  # or the first process to begin would, and lift the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
