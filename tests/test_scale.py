@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -661,3 +662,28 @@ def test_gpus_give_the_same_bytes(run: Run, reads: Path, tmp_path: Path) -> None
         assert code == 0, err
         found.append(contents(folder))
     assert found[0] == found[1] == found[2]
+
+
+# ---------------------------------------------------------------- Ray
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.timeout(280)
+def test_ray_gives_the_same_bytes(reads: Path, tmp_path: Path, single: tuple[list[str], Path]) -> None:
+    """Two actors on this machine.  In a process of its own: Ray warns, and leaves threads behind."""
+    more, folder = single
+    command = [sys.executable, "-m", "wyrcli", "explain", reads, *wanted(tmp_path, more), *more, *FAST]
+    options = ["--engine", "ray", "--processes", "2", "--device", "cpu"]
+    done = subprocess.run([*map(str, command), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_ray_is_asked_for_but_not_there(
+    run: Run, reads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that names the extra."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, err = run("explain", reads, "-o", tmp_path / "x.bed", *FAST, "--engine", "ray")
+    assert code == 1 and "pip install 'wyrcli[ray]'" in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -66,7 +66,7 @@ from wyrcli.cli.results import (
     ScoresOption,
     Tokens,
 )
-from wyrcli.cli.scale import Processes, Resume, Scale, ShardOption
+from wyrcli.cli.scale import EngineName, EngineOption, Processes, Resume, Scale, ShardOption
 from wyrcli.cli.views import Bundle, Html, HtmlLimit, IgvJs, Show, ShowLimit, ViewOptions, Views
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def explain(
     processes: Processes = 0,
     resume: Resume = False,
     shard: ShardOption = None,
+    engine: EngineOption = EngineName.local,
     quiet: Quiet = False,
 ) -> None:
     """Write the important chunks of each sequence: what made the classifier call it what it called it.
@@ -197,7 +198,7 @@ def explain(
         outputs.check_outputs([*requests.paths(), json, html], files)
     except UnknownFormatError as error:
         raise typer.BadParameter(str(error)) from None
-    scale = Scale.of(files, processes=processes, resume=resume, shard=shard, requests=requests)
+    scale = Scale.of(files, processes=processes, resume=resume, shard=shard, engine=engine, requests=requests)
     if scale.shard is not None and index:
         raise typer.BadParameter("a part has no index; index the whole", param_hint="--index")
     used_threads = set_threads(threads)
@@ -255,10 +256,10 @@ def explain(
             min_length=min_length,
             n_targets=question.size,
         )
-        engine = scale.open_engine(
+        workers = scale.open_engine(
             stack, checkpoint, trained, question, per_base, devices, dtype, used_threads
         )
-        if engine is None:
+        if workers is None:
             checkpoint.explanandum.to(where, dtype)
             trained.explainer.to(where, dtype)
         explanations = run(
@@ -279,7 +280,7 @@ def explain(
             question=question,
             per_base=per_base,
             threshold=threshold,
-            engine=engine,
+            engine=workers,
             journal=journal,
             on_section=results.begin_section,
         )
@@ -323,7 +324,7 @@ def explain(
                     "device": ",".join(map(str, devices)),
                     "precision": str(dtype),
                     "threads": used_threads,
-                    **({"processes": engine.count} if engine is not None else {}),
+                    **({"processes": workers.count} if workers is not None else {}),
                     **({"batches_from_before": journal.stored} if journal is not None else {}),
                     **({"shard": str(scale.shard)} if scale.shard is not None else {}),
                 },

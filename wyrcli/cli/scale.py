@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,10 +28,18 @@ if TYPE_CHECKING:
     from wyrcli.targets import Question
     from wyrcli.workers import Workers
 
-__all__ = ["Processes", "Resume", "Scale", "ShardOption"]
+__all__ = ["EngineName", "EngineOption", "Processes", "Resume", "Scale", "ShardOption"]
 
 SCALE = "Long runs"
 """The panel of ``--help`` with these options."""
+
+
+class EngineName(StrEnum):
+    """Who answers."""
+
+    local = "local"
+    ray = "ray"
+
 
 Processes = Annotated[
     int,
@@ -62,6 +71,14 @@ ShardOption = Annotated[
         rich_help_panel=SCALE,
     ),
 ]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="Processes of this machine, or --processes actors of a Ray cluster.",
+        rich_help_panel=SCALE,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -72,10 +89,18 @@ class Scale:
     processes: int
     resume: bool
     shard: Shard | None
+    engine: EngineName
 
     @classmethod
     def of(
-        cls, files: Sequence[str], *, processes: int, resume: bool, shard: str | None, requests: Requests
+        cls,
+        files: Sequence[str],
+        *,
+        processes: int,
+        resume: bool,
+        shard: str | None,
+        engine: EngineName,
+        requests: Requests,
     ) -> Scale:
         """The options, checked.  Raises a usage error for what does not go together."""
         from wyrcli.shards import find_shard
@@ -92,7 +117,7 @@ class Scale:
             _check_shard(files, requests)
         if resume:
             _need_files(files, "--resume")
-        return cls(files, processes, resume, found)
+        return cls(files, processes, resume, found, engine)
 
     @property
     def part(self) -> Part | None:
