@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,20 @@ from wyrcli import workers
 from wyrcli.answers import Answer, from_bytes, is_out_of_memory, pack_answer, to_bytes, unpack_answer
 from wyrcli.cli import main
 from wyrcli.cli.options import set_threads
-from wyrcli.errors import DeviceError, WyrError
+from wyrcli.errors import DeviceError, InputError, WyrError
 from wyrcli.explanation import Explanation, Window
 from wyrcli.inference import Numbered, choose_devices, explain, pool_windows
+from wyrcli.inputs import InputOptions, new_counts, open_windows
 from wyrcli.installed import default_model
 from wyrcli.journal import Journal
 from wyrcli.model.explanandum import Explanandum
 from wyrcli.outputs import open_output
+from wyrcli.reads import ReadStream, SomeReads
 from wyrcli.scoring import BaseResolution, Scores
+from wyrcli.sequences import Read
 from wyrcli.shards import Shard, find_sections, find_shard, share_sections
 from wyrcli.targets import Question, ask
+from wyrcli.windows import RecordCounts
 from wyrcli.workers import Recipe, Respondent, Workers, pack_texts, read_reply
 
 CPU = torch.device("cpu")
@@ -209,6 +214,70 @@ def test_shards_are_the_bytes_of_a_single_run(
     assert [r["execution"]["shard"] for r in reports] == ["1/4", "2/4", "3/4", "4/4"]
 
 
+@pytest.mark.parametrize("rename", [False, True])
+def test_some_of_the_records(reads: Path, rename: bool) -> None:
+    """Of reads and of texts: their windows, names and counts are those of the whole."""
+    texts = reads.with_name("x.txt")
+    texts.write_text("".join(f"to be or not {i}\n\n" for i in range(9)))
+    for path, tokenizer in ((reads, TOKENIZER), (texts, TextTokens())):
+        options = InputOptions(lenient=path is reads, rename_duplicates=rename and path is reads)
+
+        def take(
+            records: tuple[int, int | None] | None,
+            skipped: list[object],
+            path: Path = path,
+            tokenizer: Any = tokenizer,
+            options: InputOptions = options,
+        ) -> tuple[list[Window], RecordCounts]:
+            counts = new_counts(tokenizer.alphabet)
+            some = replace(options, records=records)
+            told = lambda *about: skipped.append(about)  # noqa: E731
+            return list(open_windows([str(path)], tokenizer, 300, counts, some, told)), counts
+
+        told: list[object] = []
+        whole, counts = take(None, told)
+        told_of_parts: list[object] = []
+        parts = [take(part, told_of_parts) for part in ((0, 3), (3, 3), (3, 11), (11, None), (500, None))]
+        assert [window for windows, _ in parts for window in windows] == whole
+        assert told_of_parts == told and len(told) > 1
+        for name in ("records", "bases", "windows", "windowed", "renamed"):
+            assert sum(getattr(own, name) for _, own in parts) == getattr(counts, name)
+
+
+class TextTokens:
+    """A token for each character."""
+
+    alphabet, max_tokens = "text", 8
+
+    def count_tokens(self, text: str) -> int:
+        return len(text)
+
+
+def test_alignments_left_out_are_counted_once() -> None:
+    """By the shard whose record they come before."""
+
+    class Source(ReadStream):
+        def __init__(self, counts: RecordCounts) -> None:
+            self.items, self.counts = iter(range(10)), counts
+
+        def __next__(self) -> Read:
+            self.counts.left_out["secondary"] = self.counts.left_out.get("secondary", 0) + 2
+            return Read(f"r{next(self.items)}", "ACGT")
+
+        def close(self) -> None: ...
+
+        def error(self, message: str, name: str | None = None) -> InputError:
+            return InputError(message)
+
+    totals = []
+    for first, stop in ((0, 4), (4, 7), (7, 10)):
+        counts = RecordCounts()
+        names = [read.name for read in SomeReads(Source(counts), counts, first, stop)]
+        assert names == [f"r{i}" for i in range(first, stop)]
+        totals.append(counts.left_out["secondary"])
+    assert totals == [8, 6, 6]
+
+
 def test_more_shards_than_sections(run: Run, tmp_path: Path) -> None:
     """Some have nothing to write; the whole is still the whole."""
     reads = tmp_path / "x.fa"
@@ -229,6 +298,7 @@ def test_more_shards_than_sections(run: Run, tmp_path: Path) -> None:
         (["--shard", "1/2", "--index"], 2, "a part has no index"),
         (["--processes", "-1"], 2, "--processes"),
         (["--device", "cpu,cpu"], 1, "'cpu' is named twice"),
+        (["--engine", "ray", "--device", "cuda:0"], 2, "Ray chooses the GPUs"),
     ],
 )
 def test_what_does_not_go_together(

@@ -238,12 +238,12 @@ class SomeReads(ReadStream):
         if self._left == 0:
             self.close()
             raise StopIteration
-        while self._first:
-            next(self._reads)
-            self._first -= 1
-            if not self._first:
-                self._counts.left_out.clear()
-                self._counts.renamed = 0
+        if self._first:
+            while self._first and next(self._reads, None) is not None:
+                self._first -= 1
+            self._first = 0
+            self._counts.left_out.clear()
+            self._counts.renamed = 0
         if self._left is not None:
             self._left -= 1
         return next(self._reads)

@@ -157,7 +157,6 @@ def explain(
     from wyrcli.bam_writer import Program
     from wyrcli.checkpoint import load_checkpoint, load_explainer
     from wyrcli.formats import Settings, UnknownFormatError
-    from wyrcli.inference import choose_devices, choose_precision
     from wyrcli.inference import explain as run
     from wyrcli.inputs import new_counts, open_windows
     from wyrcli.installed import find_model
@@ -202,9 +201,8 @@ def explain(
     if scale.shard is not None and index:
         raise typer.BadParameter("a part has no index; index the whole", param_hint="--index")
     used_threads = set_threads(threads)
-    devices = choose_devices(device)
+    devices, dtype = scale.choose_devices(device, precision)
     where = devices[0]
-    dtype = choose_precision(precision, where)
     checkpoint = load_checkpoint(find_model(model))
     trained = load_explainer(checkpoint.path, explainer, operator)
     ranks = checkpoint.taxonomy.ranks
@@ -222,7 +220,7 @@ def explain(
     if checkpoint.notice:
         say(checkpoint.notice, quiet)
     batch_tokens = batch_size * checkpoint.tokenizer.usual_tokens(checkpoint.window_bp)
-    execution = {"device": where.type, "precision": str(dtype)}
+    execution = {"device": where.type, "precision": str(dtype), "batch_tokens": batch_tokens}
     options = scale.choose_records(inputs, checkpoint, options, batch_tokens, quiet)
     counts = new_counts(checkpoint.alphabet)
     stopwatch = Stopwatch()
@@ -242,8 +240,9 @@ def explain(
     )
     with ExitStack() as stack:
         # The first that is opened is the last to go: when all outputs are there.
-        about = scale.about(checkpoint, trained, options, question, per_base, batch_tokens, execution)
-        journal = scale.open_journal(stack, requests, about, quiet)
+        journal = scale.open_journal(
+            stack, requests, checkpoint, trained, options, question, per_base, execution, quiet
+        )
         results = stack.enter_context(open_results(requests, settings))
         report = stack.enter_context(outputs.open_output(json)) if json is not None else None
         views = Views(

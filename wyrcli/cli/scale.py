@@ -147,49 +147,63 @@ class Scale:
         say(f"shard {self.shard} of {len(sections):,} sections: {which} of {counts.records:,}", quiet)
         return replace(options, records=(first, stop))
 
+    def choose_devices(self, device: str, precision: str) -> tuple[list[torch.device], torch.dtype]:
+        """Devices and number format; those of a cluster need not be here."""
+        import torch
+
+        from wyrcli.inference import choose_devices, choose_precision
+
+        if self.engine is EngineName.ray and device != "auto":
+            if device not in ("cpu", "cuda"):
+                message = f"'{printable(device)}': Ray chooses the GPUs; expected cuda or cpu"
+                raise typer.BadParameter(message, param_hint="--device")
+            if device == "cuda":
+                precision = "bf16" if precision == "auto" else precision
+                return [torch.device(device)], choose_precision(precision, torch.device("cpu"))
+        devices = choose_devices(device)
+        return devices, choose_precision(precision, devices[0])
+
     def open_journal(
-        self, stack: ExitStack, requests: Requests, about: dict[str, Any], quiet: bool
+        self,
+        stack: ExitStack,
+        requests: Requests,
+        checkpoint: Checkpoint,
+        trained: TrainedExplainer,
+        options: InputOptions,
+        question: Question,
+        per_base: BaseResolution | None,
+        execution: dict[str, Any],
+        quiet: bool,
     ) -> Journal | None:
-        """What an earlier run has left, and where this one keeps its answers; none unless asked for."""
+        """What an earlier run has left, and where this one keeps its answers; none unless asked for.
+
+        ``execution``: what else decides the answers.
+        """
         if not self.resume:
             return None
+        from wyrcli import __version__
+        from wyrcli.checkpoint import describe_weights
         from wyrcli.journal import Journal
         from wyrcli.outputs import is_regular
 
         first = next((path for path in requests.named() if path is not None and is_regular(path)), None)
         if first is None:
             raise typer.BadParameter("needs an output that is a file", param_hint="--resume")
+        asked = asdict(question)
+        del asked["thresholds"]  # that is asked of the answers
+        about = {
+            "wyr": __version__,
+            "files": {path: _identify(path) for path in self.files},
+            "reading": asdict(options),
+            "model": describe_weights(checkpoint.path, trained.name),
+            "question": asked,
+            "per_base": None if per_base is None else per_base._asdict(),
+            **execution,
+        }
         journal = stack.enter_context(Journal(Path(os.path.realpath(first) + ".resume"), about))
         if journal.stored:
             say(f"goes on behind {journal.stored:,} batches that were answered before", quiet)
         return journal
-
-    def about(
-        self,
-        checkpoint: Checkpoint,
-        trained: TrainedExplainer,
-        options: InputOptions,
-        question: Question,
-        per_base: BaseResolution | None,
-        batch_tokens: int,
-        execution: dict[str, Any],
-    ) -> dict[str, Any]:
-        """What decides the answers of a run, for its journal."""
-        from wyrcli import __version__
-        from wyrcli.checkpoint import describe_weights
-
-        asked = asdict(question)
-        del asked["thresholds"]  # that is asked of the answers
-        return {
-            "wyr": __version__,
-            "files": {path: _identify(path) for path in self.files} if self.resume else {},
-            "reading": asdict(options),
-            "model": describe_weights(checkpoint.path, trained.name) if self.resume else "",
-            "question": asked,
-            "per_base": None if per_base is None else per_base._asdict(),
-            "batch_tokens": batch_tokens,
-            **execution,
-        }
 
     def open_engine(
         self,
