@@ -323,7 +323,7 @@ def explain(
                     "device": ",".join(map(str, devices)),
                     "precision": str(dtype),
                     "threads": used_threads,
-                    **({"processes": workers.count} if workers is not None else {}),
+                    **({"engine": engine, "processes": workers.count} if workers is not None else {}),
                     **({"batches_from_before": journal.stored} if journal is not None else {}),
                     **({"shard": str(scale.shard)} if scale.shard is not None else {}),
                 },

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wyrcli.inputs import InputOptions
     from wyrcli.journal import Journal
     from wyrcli.parts import Part
+    from wyrcli.ray_workers import RayWorkers
     from wyrcli.results import Requests
     from wyrcli.scoring import BaseResolution
     from wyrcli.shards import Shard
@@ -215,14 +216,20 @@ class Scale:
         devices: Sequence[torch.device],
         precision: torch.dtype,
         threads: int,
-    ) -> Workers | None:
-        """Worker processes; None where this process does the work."""
-        if not self.processes and len(devices) == 1:
+    ) -> Workers | RayWorkers | None:
+        """Worker processes or actors; None where this process does the work."""
+        on_ray = self.engine is EngineName.ray
+        if not self.processes and len(devices) == 1 and not on_ray:
             return None
         from wyrcli.workers import Recipe, Workers, make_recipes
 
         kind, _, operator = trained.name.partition("-")
-        recipe = Recipe(str(checkpoint.path), kind, operator, "", str(precision), threads, question, per_base)
+        model, device = str(checkpoint.path.absolute()), devices[0].type
+        recipe = Recipe(model, kind, operator, device, str(precision), threads, question, per_base)
+        if on_ray:
+            from wyrcli.ray_workers import RayWorkers
+
+            return stack.enter_context(RayWorkers(recipe, max(self.processes, 1)))
         return stack.enter_context(Workers(make_recipes(recipe, devices, max(self.processes, 1))))
 
 
