@@ -338,13 +338,12 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.parametrize("single", ["plain"], indirect=True)
 def test_a_killed_run_goes_on(
     reads: Path, run: Run, single: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed twice; the outputs are those of a run that was not, and no batch was asked for again."""
     more, folder = single
-    if more:
-        pytest.skip("one of both is enough: answers are kept before they are written")
     out = tmp_path / "out"
     out.mkdir()
     report = ["--json", tmp_path / "r.json"]
@@ -606,43 +605,41 @@ def _readings(batch: list[Numbered]) -> Any:
     return read_texts(TOKENIZER, [numbered.window.sequence for numbered in batch], CPU, None)
 
 
-def kill_at_sends(monkeypatch: pytest.MonkeyPatch, numbers: set[int], how: int = signal.SIGKILL) -> list[int]:
-    """Have the worker that gets one of these messages killed; returns the list of those who were."""
+def kill_at_sends(monkeypatch: pytest.MonkeyPatch, signals: dict[int, int]) -> list[int]:
+    """Have the workers that get these messages killed or stopped; returns the list of those who were."""
     send, count = workers._Worker.send, [0]
     killed: list[int] = []
 
     def send_and_kill(self: Any, task: Any) -> None:
         send(self, task)
         count[0] += 1
-        if count[0] in numbers:
-            os.kill(self.process.pid, how)
+        if count[0] in signals:
+            os.kill(self.process.pid, signals[count[0]])
             killed.append(self.process.pid)
 
     monkeypatch.setattr(workers._Worker, "send", send_and_kill)
     return killed
 
 
+@pytest.mark.parametrize("single", ["plain"], indirect=True)
 def test_two_processes_give_the_same_bytes(
     run: Run, reads: Path, tmp_path: Path, single: tuple[list[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where one of them is killed twice, and where one falls silent."""
+    """Also where a worker is killed, and where one falls silent."""
     more, folder = single
-    if more:
-        monkeypatch.setattr(workers, "SILENCE", 8.0)
-        lost = kill_at_sends(monkeypatch, {9}, signal.SIGSTOP)
-    else:
-        lost = kill_at_sends(monkeypatch, {7, 12})
+    monkeypatch.setattr(workers, "SILENCE", 10.0)
+    lost = kill_at_sends(monkeypatch, {7: signal.SIGKILL, 12: signal.SIGSTOP})
     code, err = run("explain", reads, *wanted(tmp_path, more), *more, *FAST, "--processes", "2")
     assert code == 0, err
     assert contents(tmp_path) == contents(folder)
-    assert lost and not multiprocessing.active_children()
+    assert len(lost) == 2 and not multiprocessing.active_children()
 
 
 def test_a_batch_that_kills_its_workers(
     run: Run, reads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ends the run after three of them: one line, no output, nobody left."""
-    killed = kill_at_sends(monkeypatch, set(range(100)))
+    killed = kill_at_sends(monkeypatch, dict.fromkeys(range(100), signal.SIGKILL))
     code, err = run("explain", reads, "-o", tmp_path / "x.bed", *FAST, "--processes", "1")
     assert code == 1 and err.count("\n") == 1
     assert "3 workers ended at the batch" in err and "signal SIGKILL" in err
@@ -738,6 +735,7 @@ def test_gpus_give_the_same_bytes(run: Run, reads: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.parametrize("single", ["plain"], indirect=True)
 @pytest.mark.timeout(280)
 def test_ray_gives_the_same_bytes(reads: Path, tmp_path: Path, single: tuple[list[str], Path]) -> None:
     """Two actors on this machine.  In a process of its own: Ray warns, and leaves threads behind."""
