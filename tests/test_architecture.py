@@ -42,7 +42,8 @@ def parse(file: Path) -> tuple[str, ast.Module]:
 
 @every_file
 def test_imports(file: Path) -> None:
-    """typer and rich only in the command line, ete3 only in ncbi.py, no pickle; the core stands alone."""
+    """typer and rich only in the command line, ete3 only in ncbi.py, ray only in ray_workers.py, no pickle;
+    the core stands alone."""
     name, tree = parse(file)
     modules = list(imports(tree))
     tops = {module.split(".")[0] for module in modules}
@@ -51,6 +52,8 @@ def test_imports(file: Path) -> None:
         assert tops.isdisjoint({"typer", "rich", "click"})
     if name != "ncbi.py":
         assert "ete3" not in tops
+    if name != "ray_workers.py":
+        assert "ray" not in tops
     own = {module for module in modules if module.split(".")[0] == "wyrcli"}
     if name.startswith("model/"):
         assert all(module.startswith(("wyrcli.model", "wyrcli.errors")) for module in own), own
@@ -117,7 +120,7 @@ FLOORS = (
     ),
     (
         *("outputs", "sequences", "windows", "writers", "ncbi", "simulation", "tables", "labels"),
-        *("targets", "stitching"),
+        *("targets", "stitching", "sections", "parts"),
         *("streams", "genbank", "bertax", "sources", "documents"),
         *("salvage", "alignments", "reads", "regions", "annotations", "features"),
         *(
@@ -139,6 +142,7 @@ FLOORS = (
     ),
     ("model",),
     (
+        *("answers", "journal", "workers", "shards", "ray_workers"),
         *("checkpoint", "inputs", "inference", "scoring", "evaluation", "report"),
         *("distribution", "batching", "runs", "engine", "training", "adapting", "starting", "curves"),
         *("examination", "controls", "faithfulness", "attribution", "peers", "evalx", "audit"),

@@ -347,7 +347,7 @@ def test_several_targets_over_several_windows(run: Run, reads: Path, tmp_path: P
 
 
 def test_help_is_in_panels() -> None:
-    """Every option stands in one of five, in this order; what all commands have stands apart."""
+    """Every option stands in one of six, in this order; what all commands have stands apart."""
     panels = [
         next((one.rich_help_panel for one in get_args(option) if isinstance(one, OptionInfo)), None)
         for name, option in get_type_hints(explain, include_extras=True).items()
@@ -359,5 +359,6 @@ def test_help_is_in_panels() -> None:
         "Outputs",
         "To look at",
         "Model and machine",
+        "Long runs",
     ]
     assert [panel for panel, _ in groupby(panels)] == list(dict.fromkeys(panels)), "each in one piece"

@@ -15,6 +15,7 @@ from wyrcli.calls import Ballot
 from wyrcli.errors import WyrError
 from wyrcli.finding import Finding
 from wyrcli.kraken import KrakenWriter, _RunList, open_kraken, rank_codes
+from wyrcli.outputs import open_output
 from wyrcli.taxonomy import Taxonomy
 
 # MultiQC 1.2x: search_patterns.yaml (in the first two lines), and the row pattern of its Kraken module
@@ -203,7 +204,7 @@ def test_taxonomies_without_taxids(tmp_path):
     """None at all is an error before any file; where one is missing, the next wider rank is called."""
     bare = Taxonomy(RANKS, TAXONOMY.taxa)
     with pytest.raises(WyrError, match=r"has no taxids.*--predictions"):
-        with open_kraken(bare, str(tmp_path / "k"), None):
+        with open_kraken(bare, None, str(tmp_path / "k")):
             pytest.fail("the block was entered")
     assert not list(tmp_path.iterdir())
     partly = Taxonomy(RANKS, TAXONOMY.taxa, (*TAXONOMY.taxids[:2], (0, 0, 10663)))
@@ -234,13 +235,15 @@ def test_runs_of_a_chromosome_go_to_the_disk(monkeypatch):
 def test_krona_reads_columns_two_and_three(tmp_path):
     """ktImportTaxonomy -q 2 -t 3; and both files appear, whole or not at all."""
     paths = [tmp_path / "k.tsv", tmp_path / "r.txt"]
-    with open_kraken(TAXONOMY, *map(str, paths)) as writer:
+    output, report = map(str, paths)
+    with open_output(output) as handle, open_kraken(TAXONOMY, handle, report) as writer:
         writer.write(find("a b", [0.9]))
         assert not any(path.exists() for path in paths)
     queries = [line.split("\t")[1:3] for line in paths[0].read_text().splitlines()]
     assert queries == [["a_b", "1513294"]]
-    with pytest.raises(KeyboardInterrupt), open_kraken(TAXONOMY, *map(str, paths)) as writer:
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), open_output(output) as handle:
+        with open_kraken(TAXONOMY, handle, report):
+            raise KeyboardInterrupt
     assert len(read_report(paths[1].read_text())) == 4 and len(list(tmp_path.iterdir())) == 2
 
 

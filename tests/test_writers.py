@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -487,3 +488,67 @@ def test_json_report_refuses_what_json_lacks(tmp_path, value):
     with pytest.raises((ValueError, TypeError)):
         write_json(str(tmp_path / "run.json"), {"value": value})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_writer_of_one_file_is_refused(tmp_path: Path) -> None:
+    """In one line and at once, whatever the first one does then; what a killed run left is removed."""
+    target = tmp_path / "x.bed"
+    stale = tmp_path / ".x.bed.tmp.4242.0123abcd"
+    other = tmp_path / ".y.bed.tmp.4242.0123abcd"
+    for path in (stale, other):
+        path.write_text("half a")
+    with open_output(str(target)) as first:
+        assert not stale.exists() and other.exists()
+        first.write("first\n")
+        with (
+            pytest.raises(WyrError, match=r"x\.bed: another run is writing it now"),
+            open_output(str(target)),
+        ):
+            raise AssertionError("a second writer")
+        assert len(leftovers(tmp_path)) == 2  # the first one's, and that of y.bed
+    assert target.read_text() == "first\n"
+    with open_output(str(target)) as later:
+        later.write("later\n")
+    assert target.read_text() == "later\n" and leftovers(tmp_path) == [other.name]
+
+
+def test_of_many_that_begin_at_once_one_writes(tmp_path: Path) -> None:
+    """Each either has the file for itself or is refused; nobody's text is mixed with another's."""
+    target, written, refused = tmp_path / "x.bed", [], []
+
+    def write(number: int) -> None:
+        try:
+            with open_output(str(target)) as handle:
+                written.append(number)
+                handle.write(f"{number}\n")
+                time.sleep(1)
+        except WyrError:
+            refused.append(number)
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(written) <= 1 and sorted(written + refused) == list(range(4))
+    assert not leftovers(tmp_path) and target.exists() == bool(written)
+
+
+@pytest.mark.parametrize("name", ["x.bed", "x.bed.gz"])
+def test_a_full_disk_is_named(tmp_path: Path, name: str) -> None:
+    """One line that says which file; nothing of it stays, and htslib says nothing of its own."""
+    code = f"""
+import os, random, resource
+from wyrcli.outputs import open_output
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+rng = random.Random(0)
+try:
+    with open_output({str(tmp_path / name)!r}) as handle:
+        for _ in range(10_000):
+            handle.write(rng.randbytes(100).hex() + "\\n")
+except OSError as error:
+    print(error.filename, error.strerror, sep=": ")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{tmp_path / name}: ") and done.stdout.count("\n") == 1
+    assert done.stderr == "" and not list(tmp_path.iterdir())

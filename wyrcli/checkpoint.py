@@ -37,6 +37,7 @@ from wyrcli import __version__
 from wyrcli.dataset import LabelledWindows, write_windows
 from wyrcli.errors import CheckpointError, TaxonomyError
 from wyrcli.installed import default_model
+from wyrcli.keeping import digest
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer, load_strict, load_tensors
 from wyrcli.model.explainer import EXPLAINERS, Explainer, build_explainer
 from wyrcli.model.explanandum import BaseExplanandum, Explanandum
@@ -50,6 +51,7 @@ __all__ = [
     "Checkpoint",
     "TrainedExplainer",
     "default_model",
+    "describe_weights",
     "list_explainers",
     "load_checkpoint",
     "load_explainer",
@@ -261,6 +263,15 @@ def explainer_name(kind: str, operator: str) -> str:
 def list_explainers(directory: Path) -> list[str]:
     """Names of the Explainers beside an Explanandum, e.g. ``state-gate``."""
     return sorted(p.parent.name for p in (directory / "explainers").glob("*/explainer.json"))
+
+
+def describe_weights(directory: Path, explainer: str) -> str:
+    """A digest of all that decides what a checkpoint and one of its Explainers say."""
+    explainers = directory / "explainers"
+    files = [path for path in directory.iterdir() if path.suffix in (".json", ".safetensors", ".txt")]
+    files += [explainers / explainer / name for name in _EXPLAINER_FILES[:2]]
+    files = sorted(path for path in files if path.name != "training.json")
+    return digest(*(part for path in files for part in (path.name, path)))
 
 
 def save_explainer(

@@ -53,14 +53,15 @@ def split_proteins(
     *,
     on_skip: OnSkip | None = None,
     lenient: bool = False,
+    first: int = 0,
 ) -> Iterator[Window]:
     """Windows of at most ``window`` residues that tile each protein, nearly equal in length, in upper case.
 
     Raises InputError where there is FASTQ, and at a record without a name or with anything but letters and
-    ``*``; the latter are skipped if ``lenient``.
+    ``*``; the latter are skipped if ``lenient``.  ``first``: ordinal of the first record.
     """
     names: set[int] = set()
-    for ordinal, record in enumerate(records):
+    for ordinal, record in enumerate(records, first):
         read = record if isinstance(record, Read) else Read.of(record)
         if read.is_fastq:
             message = "found FASTQ; expected FASTA, because the model reads proteins"
@@ -152,6 +153,7 @@ def split_documents(
     count_tokens: Callable[[str], int],
     max_tokens: int,
     on_skip: OnSkip | None = None,
+    first: int = 0,
 ) -> Iterator[Window]:
     """Windows that hold all of each document but the white space around them.
 
@@ -159,9 +161,10 @@ def split_documents(
     ----------
     window: most characters of a window.
     count_tokens, max_tokens: the tokens of a text, and the most that the model reads.
+    first: ordinal of the first document.
     """
     names: set[int] = set()
-    for ordinal, (name, text) in enumerate(documents):
+    for ordinal, (name, text) in enumerate(documents, first):
         counts.records += 1
         counts.bases += len(text)
         counts.duplicate_names += is_duplicate(name, names)

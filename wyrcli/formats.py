@@ -15,7 +15,8 @@ from wyrcli.finding import Finding
 from wyrcli.indexing import choose_index
 from wyrcli.jsonlines import JsonLinesWriter
 from wyrcli.motifs import open_motifs
-from wyrcli.outputs import TextOutput, open_output
+from wyrcli.outputs import TextOutput
+from wyrcli.parts import Rows
 from wyrcli.taxonomy import Taxonomy, find_rank
 from wyrcli.tracks import BedGraphWriter, Gff3Writer, import_bigwig, open_bigwig
 from wyrcli.writers import BedWriter, TokensWriter
@@ -42,6 +43,7 @@ class Settings:
     with_target: whether Explanations are of targets; several of one window come in a row.
     with_scores: whether JSON lines hold the scores of tokens.
     index: whether BGZF tables get an index, see :func:`wyrcli.indexing.choose_index`.
+    rows: the text outputs of the run.
     program: what a BAM header says of this run.
     warn: told what the user should know though it is no error.
     """
@@ -55,6 +57,7 @@ class Settings:
     with_target: bool = False
     with_scores: bool = False
     index: bool | None = None
+    rows: Rows = field(default_factory=Rows)
     program: Program = field(default_factory=Program)
     warn: Callable[[str], None] = lambda message: None
 
@@ -92,7 +95,7 @@ class Format:
 
 def _open_text(stack: ExitStack, path: str, settings: Settings, preset: str) -> TextOutput:
     make_index = choose_index(path, preset, settings.index, settings.warn) if preset else None
-    return stack.enter_context(open_output(path, make_index))
+    return settings.rows.open(stack, path, make_index)
 
 
 def _first(write: Callable[[Finding], object]) -> Sink:
@@ -119,6 +122,7 @@ def _at_end(stack: ExitStack, act: Callable[[], object]) -> None:
 
 def _open_bed(stack: ExitStack, path: str, settings: Settings) -> Sink:
     writer = BedWriter(_open_text(stack, path, settings, "bed"), settings.taxonomy.ranks)
+    settings.rows.at_border(writer.finish)
     _at_end(stack, writer.finish)
     return writer.write_group
 
@@ -134,6 +138,7 @@ def _open_bigwig(stack: ExitStack, path: str, settings: Settings) -> Sink:
 def _open_gff3(stack: ExitStack, path: str, settings: Settings) -> Sink:
     handle = _open_text(stack, path, settings, "gff")
     writer = Gff3Writer(handle, known_taxids(settings.taxonomy))
+    settings.rows.at_border(writer.finish)
     _at_end(stack, writer.finish)
     return writer.write_group
 

@@ -3,6 +3,9 @@
     records -> windows -> pools of like-sized batches -> [prefetch] -> outputs -> explanations, in order
             -> overlapping windows stitched -> chunks joined across the borders of windows
 
+Outputs come from the models in this process (:func:`infer`), from other processes (:mod:`wyrcli.workers`)
+or from a run that was killed (:mod:`wyrcli.journal`); nothing behind them knows which.
+
 Each stage takes an iterator and gives one back, and holds a bounded number of windows, so memory does
 not grow with the input.  Batches are filled across record borders.  A window is known by its place in
 the input and never by its name, because names repeat.
@@ -11,34 +14,46 @@ the input and never by its name, because names repeat.
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, chain, islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from wyrcli.answers import Answer, Answerer, ShortOfMemory
 from wyrcli.batching import turn_round
-from wyrcli.errors import DeviceError
+from wyrcli.errors import DeviceError, WyrError, printable
 from wyrcli.explanation import Explanation, Target, Window
+from wyrcli.journal import Journal
 from wyrcli.model.explainer import Explainer
 from wyrcli.model.explanandum import BaseExplanandum
 from wyrcli.model.frames import Readings, read_frames
 from wyrcli.model.tokens import KmerTokenizer, TokenBatch, Tokenizer
 from wyrcli.prefetching import prefetch
-from wyrcli.scoring import BaseResolution, Scores, number_asked, score_sites
+from wyrcli.scoring import BaseResolution
+from wyrcli.sections import Border, OnSection, Sectioner
 from wyrcli.stitching import group, join_chunks, stitch
 from wyrcli.targets import Question, ask
 from wyrcli.taxonomy import Taxonomy
 
 __all__ = [
+    "Batch",
+    "Engine",
+    "Numbered",
     "Output",
     "choose_device",
+    "choose_devices",
     "choose_precision",
     "explain",
+    "infer",
+    "pool_tokens",
+    "pool_windows",
+    "read_texts",
+    "too_large",
 ]
 
 T = TypeVar("T")
@@ -57,20 +72,18 @@ class Numbered(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What the models say of one batch, on the CPU.
-
-    ``classes`` int64 (B, R) and ``probabilities`` float32 (B, R) of the predicted taxa.  ``asked`` int64
-    (B, A) and ``asked_probabilities`` float32 (B, A): of the classes that were asked for beside these, see
-    :func:`wyrcli.scoring.number_asked`.  ``scores``: mask values.  All three are None without an Explainer.
-    """
+    """A batch of windows, its tokens, and what the models say of it.  On the CPU."""
 
     windows: list[Numbered]
     batch: TokenBatch
-    classes: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-    asked: NDArray[np.int64] | None = None
-    asked_probabilities: NDArray[np.float32] | None = None
-    scores: Scores | None = None
+    answer: Answer
+
+
+Batch = tuple[list[Numbered], Readings]
+"""Windows and their tokens."""
+
+Engine = Callable[[Iterator[Batch]], Iterator[Output]]
+"""Has batches answered, in any way, and gives them back in their order."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -88,6 +101,25 @@ def choose_device(name: str) -> torch.device:
             f"device '{name}' asked for, but this machine has {torch.cuda.device_count()} CUDA GPUs"
         )
     return device
+
+
+def choose_devices(name: str) -> list[torch.device]:
+    """One device, as :func:`choose_device` has it; several, joined by commas; ``cuda:all`` of this machine.
+
+    Raises DeviceError where one is not there, or named twice.
+    """
+    if name == "cuda:all":
+        name = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count())) or "cuda"
+    names = name.split(",")
+    devices = [choose_device(own.strip()) for own in names]
+    if len(devices) == 1:
+        return devices
+    for i, own in enumerate(names):
+        if devices[i] in devices[:i]:
+            raise DeviceError(f"device '{own}' is named twice; --processes puts several processes on each")
+        if devices[i].type != devices[0].type or (devices[i].type == "cuda" and devices[i].index is None):
+            raise DeviceError(f"devices '{name}'; expected one, or GPUs by number as in cuda:0,cuda:1")
+    return devices
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -118,6 +150,9 @@ def explain(
     question: Question | None = None,
     per_base: BaseResolution | None = None,
     threshold: float | None = None,
+    engine: Engine | None = None,
+    journal: Journal | None = None,
+    on_section: OnSection | None = None,
 ) -> Generator[Explanation, None, None]:
     """``question.size`` explanations per window, in input order; those of a window in the question's order.
 
@@ -127,12 +162,32 @@ def explain(
     instead of tokens; needs a :class:`KmerTokenizer`.  Windows that overlap are stitched, see
     :func:`wyrcli.stitching.stitch`.  With a ``threshold``, chunks above it are joined across the borders of
     windows, see :func:`wyrcli.stitching.join_chunks`.
+
+    ``engine``: has the batches answered elsewhere; the models are then not used.  ``journal``: has the
+    answers on the first batches, and keeps the others.  ``on_section``: called from another thread with the
+    first record of each section, before that record's first window comes out; see
+    :func:`pool_windows`.
     """
     question = question or ask(taxonomy, rank=rank)
-    pools = pool_windows(windows, tokenizer, batch_tokens)
-    batches = prefetch(tokenize_pools(pools, tokenizer, device, per_base))
-    outputs: Iterator[Output] = infer(batches, explanandum, explainer, device, question, per_base)
-    ahead = prefetch(outputs, depth=1) if _computes_beside(device) else None
+    pools = pool_windows(windows, tokenizer, batch_tokens, on_section)
+    # Whose answers come from elsewhere, only need to be known by their tokens.
+    elsewhere = (tokenizer, torch.device("cpu"))
+    known = tokenize_pools(islice(pools, 0 if journal is None else journal.stored), *elsewhere)
+    beside = engine is None and _computes_beside(device)
+    if engine is None:
+        batches = prefetch(chain(known, tokenize_pools(pools, tokenizer, device, per_base)))
+        engine = partial(
+            infer,
+            explanandum=explanandum,
+            explainer=explainer,
+            device=device,
+            question=question,
+            per_base=per_base,
+        )
+    else:
+        batches = prefetch(chain(known, tokenize_pools(pools, *elsewhere)))
+    outputs = engine(batches) if journal is None else _keep(batches, engine, journal)
+    ahead = prefetch(outputs, depth=1) if beside else None
     try:
         explanations = restore_order(unpack(outputs if ahead is None else ahead, taxonomy, question))
         groups = stitch(group(explanations, question.size), question.rank)
@@ -155,24 +210,48 @@ def _computes_beside(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def _keep(batches: Iterator[Batch], engine: Engine, journal: Journal) -> Iterator[Output]:
+    """Answers from the journal, as far as it goes; then from the engine, and into the journal."""
+    for key, answer in journal.read():
+        windows, readings = next(batches, ([], None))
+        if readings is None or key != _checksum(windows):
+            raise WyrError(f"{journal.path}: kept of another input; remove this folder to begin anew")
+        yield Output(windows, readings.batches[0], answer)
+    for output in engine(batches):
+        journal.add(_checksum(output.windows), output.answer)
+        yield output
+
+
+def _checksum(windows: Sequence[Numbered]) -> int:
+    return zlib.crc32("\n".join([w.window.sequence for w in windows]).encode())
+
+
 def pool_windows(
-    windows: Iterable[Window], tokenizer: Tokenizer, batch_tokens: int
+    windows: Iterable[Window], tokenizer: Tokenizer, batch_tokens: int, on_section: OnSection | None = None
 ) -> Iterator[list[Numbered]]:
     """Windows to batches of like length, each of at most ``batch_tokens`` tokens (or one window).
 
     A pool of several batches' worth is sorted by length before it is cut, so that little is padded even
-    where lengths vary; reads of one length keep their order.
+    where lengths vary; reads of one length keep their order.  Where pools end: see
+    :class:`wyrcli.sections.Sectioner`.
     """
+    sectioner = Sectioner(pool_tokens(batch_tokens))
     pool: list[tuple[int, Numbered]] = []
-    held = 0
     for ordinal, window in enumerate(windows):
         size = tokenizer.count_tokens(window.sequence)
-        pool.append((size, Numbered(ordinal, window)))
-        held += size
-        if held >= POOL * batch_tokens:
+        border = sectioner.place(window.record, size)
+        if border is not Border.NONE:
             yield from cut_pool(pool, batch_tokens)
-            pool, held = [], 0
+            pool = []
+        if border is Border.SECTION and on_section is not None:
+            on_section(window.record)
+        pool.append((size, Numbered(ordinal, window)))
     yield from cut_pool(pool, batch_tokens)
+
+
+def pool_tokens(batch_tokens: int) -> int:
+    """Tokens of a pool and a section: 8 batches' worth."""
+    return POOL * batch_tokens
 
 
 def cut_pool(pool: list[tuple[int, Numbered]], batch_tokens: int) -> Iterator[list[Numbered]]:
@@ -198,19 +277,26 @@ def tokenize_pools(
 ) -> Iterator[tuple[list[Numbered], Readings]]:
     """Windows to token ids, in page-locked memory where they go to a GPU."""
     for windows in batches:
-        texts = [w.window.sequence for w in windows]
-        if per_base is None:
-            readings = Readings((tokenizer.batch(texts),))
-        elif isinstance(tokenizer, KmerTokenizer):
-            turned = [turn_round(text) for text in texts] if per_base.both_strands else []
-            readings = read_frames(tokenizer, texts, turned)
-        else:
-            raise ValueError("only k-mer tokens have several reading frames")
-        yield windows, readings.pin_memory() if device.type == "cuda" else readings
+        texts = [numbered.window.sequence for numbered in windows]
+        yield windows, read_texts(tokenizer, texts, device, per_base)
+
+
+def read_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], device: torch.device, per_base: BaseResolution | None
+) -> Readings:
+    """The tokens of one batch, on the CPU; page-locked where ``device`` is a GPU."""
+    if per_base is None:
+        readings = Readings((tokenizer.batch(texts),))
+    elif isinstance(tokenizer, KmerTokenizer):
+        turned = [turn_round(text) for text in texts] if per_base.both_strands else []
+        readings = read_frames(tokenizer, texts, turned)
+    else:
+        raise ValueError("only k-mer tokens have several reading frames")
+    return readings.pin_memory() if device.type == "cuda" else readings
 
 
 def infer(
-    batches: Iterable[tuple[list[Numbered], Readings]],
+    batches: Iterator[Batch],
     explanandum: BaseExplanandum,
     explainer: Explainer | None,
     device: torch.device,
@@ -219,41 +305,24 @@ def infer(
 ) -> Iterator[Output]:
     """Classify each batch, and mask it for the classes that were predicted and those that are asked for.
 
-    Without an Explainer this is the bare classifier.
+    Without an Explainer this is the bare classifier.  Raises WyrError that names the window which does not
+    fit into memory even alone.
     """
-    for windows, cpu_readings in batches:
-        plain = cpu_readings.batches[0]
-        with torch.inference_mode():
-            readings = cpu_readings.to(device)
-            logits, states = explanandum.classify(readings.batches[0])
-            classes, probabilities = explanandum.predict(logits)
-            output = Output(windows, plain, classes.cpu().numpy(), probabilities.cpu().numpy())
-            if explainer is not None:
-                predicted = explanandum.class_numbers(classes)
-                each = torch.cat(explanandum.probabilities(logits), -1)  # (B, C)
-                asked = number_asked(question, each, explanandum.sizes)
-                numbers = torch.cat([predicted, asked], -1)
-                masks = _mask_readings(explanandum, explainer, readings, states, numbers)
-                output = replace(
-                    output,
-                    asked=asked.cpu().numpy(),
-                    asked_probabilities=each.gather(-1, asked).cpu().numpy(),
-                    scores=score_sites(masks, readings, question, len(explanandum.sizes), per_base),
-                )
-        yield output
+    answerer = Answerer(explanandum, explainer, device, question, per_base)
+    for windows, readings in batches:
+        try:
+            answer = answerer.answer(readings)
+        except ShortOfMemory as error:
+            raise too_large(windows[error.row].window) from None
+        yield Output(windows, readings.batches[0], answer)
 
 
-def _mask_readings(
-    explanandum: BaseExplanandum,
-    explainer: Explainer,
-    readings: Readings,
-    states: Sequence[Tensor],
-    numbers: Tensor,
-) -> Iterator[Tensor]:
-    """Masks (B, L, K) of the classes ``numbers`` (B, K) in each reading; ``states``: of the first."""
-    for i, batch in enumerate(readings.batches):
-        own = states if i == 0 else explanandum.classify(batch).states
-        yield explainer(batch, own, numbers).float().sigmoid()
+def too_large(window: Window) -> WyrError:
+    """The error of a window that does not fit into memory even alone."""
+    return WyrError(
+        f"out of memory at '{printable(window.name)}', {window.start:,} to {window.stop:,}: the device has "
+        "not enough for this window alone"
+    )
 
 
 def unpack(
@@ -261,7 +330,8 @@ def unpack(
 ) -> Iterator[tuple[int, Explanation]]:
     """Batches to single explanations with their place among all explanations of the input."""
     for output in outputs:
-        scores = output.scores
+        answer = output.answer
+        scores = answer.scores
         if scores is None:
             raise ValueError("there is no mask to unpack without an Explainer")
         counts = output.batch.valid.sum(-1).tolist()
@@ -273,10 +343,10 @@ def unpack(
                 sites = slice(1, 1 + counts[i])  # behind the first special token; see TokenBatch
                 spans = output.batch.spans[i, sites]
             rank_masks = scores.rank_masks[i, sites].T  # (R, S)
-            probabilities = tuple(output.probabilities[i].tolist())
+            probabilities = tuple(answer.probabilities[i].tolist())
             sure = tuple(accumulate(map(operator.ge, probabilities, question.thresholds), operator.and_))
-            lineage = taxonomy.decode(output.classes[i].tolist())
-            targets = _name_targets(output, i, taxonomy, question) or [None]
+            lineage = taxonomy.decode(answer.classes[i].tolist())
+            targets = _name_targets(answer, i, taxonomy, question) or [None]
             for g, target in enumerate(targets):
                 yield (
                     ordinal * len(targets) + g,
@@ -294,18 +364,18 @@ def unpack(
                 )
 
 
-def _name_targets(output: Output, i: int, taxonomy: Taxonomy, question: Question) -> list[Target | None]:
+def _name_targets(answer: Answer, i: int, taxonomy: Taxonomy, question: Question) -> list[Target | None]:
     """The targets of one window, in order; none where the predicted classes are explained."""
-    assert output.asked is not None and output.asked_probabilities is not None
+    assert answer.asked is not None and answer.asked_probabilities is not None
     targets: list[Target | None] = []
     place = 0
     for goal in question.goals:
-        probability = float(output.asked_probabilities[i, place])
+        probability = float(answer.asked_probabilities[i, place])
         targets.append(Target(goal.name, goal.place.rank, probability, goal.against))
         place += 1 if goal.against_place is None else 2
     first = taxonomy.slices[question.top_rank].start
     for number, probability in zip(
-        output.asked[i, place:].tolist(), output.asked_probabilities[i, place:].tolist(), strict=True
+        answer.asked[i, place:].tolist(), answer.asked_probabilities[i, place:].tolist(), strict=True
     ):
         name = taxonomy.taxa[question.top_rank][number - first]
         targets.append(Target(name, question.top_rank % len(taxonomy.ranks), probability))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 from wyrcli import documents
 from wyrcli.errors import InputError, WyrError
@@ -31,6 +32,7 @@ class InputOptions:
     mask_lower: lower-case (soft-masked) letters are N.
     rename_duplicates: no two records of one name (:class:`wyrcli.reads.RenamedReads`).
     overlap: bp that windows of a long record have in common; of nucleotides only.
+    records: only these, half-open, by their ordinals in the whole input; None is its end.
     """
 
     paired: bool = False
@@ -40,6 +42,12 @@ class InputOptions:
     mask_lower: bool = False
     rename_duplicates: bool = False
     overlap: int = 0
+    records: tuple[int, int | None] | None = None
+
+    @property
+    def first(self) -> int:
+        """Ordinal of the first record."""
+        return 0 if self.records is None else self.records[0]
 
     def files(self) -> list[str]:
         """Files that are read beside the inputs."""
@@ -79,16 +87,24 @@ def open_windows(
     if tokenizer.alphabet == "protein":
         window = min(window, tokenizer.max_tokens - tokenizer.count_tokens(""))
         reads = open_reads(
-            paths, counts, lenient=options.lenient, rename=options.rename_duplicates, aligned=False
+            paths,
+            counts,
+            lenient=options.lenient,
+            rename=options.rename_duplicates,
+            aligned=False,
+            records=options.records,
         )
-        return documents.split_proteins(reads, window, counts, on_skip=on_skip, lenient=options.lenient)
+        return documents.split_proteins(
+            reads, window, counts, on_skip=on_skip, lenient=options.lenient, first=options.first
+        )
     return documents.split_documents(
-        documents.read_documents(paths),
+        islice(documents.read_documents(paths), *(options.records or (0, None))),
         window,
         counts,
         count_tokens=tokenizer.count_tokens,
         max_tokens=tokenizer.max_tokens,
         on_skip=on_skip,
+        first=options.first,
     )
 
 
@@ -106,6 +122,7 @@ def _open_dna(
         lenient=options.lenient,
         reference=options.reference,
         rename=options.rename_duplicates,
+        records=options.records,
     )
 
     def windows() -> Iterator[Window]:
@@ -119,8 +136,10 @@ def _open_dna(
                 mask_lower=options.mask_lower,
                 stretches=regions,
                 overlap=options.overlap,
+                first=options.first,
             )
-        if regions is not None and (warning := regions.finish(counts.records)):
+        # Of a part of the records nobody knows which regions have none.
+        if regions is not None and options.records is None and (warning := regions.finish(counts.records)):
             counts.warnings.append(warning)
 
     return windows()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wyrcli.errors import WyrError
 
-__all__ = ["Shelf", "digest"]
+__all__ = ["Shelf", "digest", "write_whole"]
 
 
 def digest(*parts: str | Path | Iterable[str]) -> str:
@@ -81,7 +81,7 @@ class Shelf:
                 with target.open("wb") as handle:
                     np.savez_compressed(handle, lengths=lengths, values=values, number=np.array(number))
 
-            _replace(path, write)
+            write_whole(path, write)
         return list(arrays), number
 
     def content(self, name: str, about: str, compute: Callable[[], Any]) -> Any:
@@ -92,7 +92,7 @@ class Shelf:
                 return json.loads(path.read_text(encoding="utf-8"))
         found = compute()
         if path is not None:
-            _replace(path, lambda target: target.write_text(json.dumps(found), encoding="utf-8"))
+            write_whole(path, lambda target: target.write_text(json.dumps(found), encoding="utf-8"))
         return found
 
     def _path(self, name: str, about: str, ending: str) -> Path | None:
@@ -102,8 +102,8 @@ class Shelf:
         return self._folder / f"{safe}-{digest(self._about, name, about)[:16]}.{ending}"
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Whole or not at all."""
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` make a file at the path it is given, which is there whole or not at all."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write(part)

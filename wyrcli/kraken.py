@@ -276,16 +276,14 @@ class KrakenWriter:
 
 
 @contextmanager
-def open_kraken(taxonomy: Taxonomy, output: str | None, report: str | None) -> Iterator[KrakenWriter]:
-    """A writer to one or two files, each of which appears whole or not at all.
+def open_kraken(taxonomy: Taxonomy, output: TextOutput | None, report: str | None) -> Iterator[KrakenWriter]:
+    """A writer to an output that is open, and to a report that appears whole or not at all.
 
     Raises WyrError where the taxonomy has no taxids.
     """
     check_taxids(taxonomy)
     with ExitStack() as stack:
-        handles = [
-            None if path is None else stack.enter_context(open_output(path)) for path in (output, report)
-        ]
-        writer = KrakenWriter(taxonomy, *handles)
+        handle = None if report is None else stack.enter_context(open_output(report))
+        writer = KrakenWriter(taxonomy, output, handle)
         yield writer
         writer.finish()

@@ -8,13 +8,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
+import random
+import re
 import secrets
 import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,11 +29,13 @@ import numpy as np
 from wyrcli.errors import WyrError, printable
 
 __all__ = [
+    "BgzfText",
     "TextOutput",
     "check_inputs",
     "check_new_directory",
     "check_outputs",
     "check_standard_output",
+    "is_regular",
     "json_text",
     "new_directory",
     "open_output",
@@ -47,12 +53,14 @@ class TextOutput(Protocol):
     def write(self, text: str, /) -> object: ...
 
 
-class _BgzfText:
-    """Text into a BGZF file (gzip in blocks, so that tabix can index it)."""
+class BgzfText:
+    """Text into a BGZF file (gzip in blocks, so that tabix can index it).  Errors name the file ``shown``."""
 
-    def __init__(self, path: str) -> None:
-        import pysam
+    def __init__(self, path: str, shown: str) -> None:
+        import pysam as module
 
+        self._pysam: Any = module
+        self._shown = shown
         # pysam 0.24.1 ends the process with a segmentation fault if the file cannot be opened: let Python
         # meet the error first.  A FIFO must be opened only once, or its reader sees an end too early.
         if not _is_special(path):
@@ -60,13 +68,62 @@ class _BgzfText:
         elif not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         # Level 4 takes a third of the time of the default, 6, for tables 7 % larger.
-        self._file: Any = pysam.BGZFile(path, "w4")  # type: ignore[call-arg]
+        self._file: Any = self._pysam.BGZFile(path, "w4")
 
     def write(self, text: str, /) -> int:
-        return int(self._file.write(text.encode("utf-8")))
+        return int(self._do(self._file.write, text.encode("utf-8")))
+
+    def cut(self) -> None:
+        """End the block at hand: what follows begins a new one, wherever it is written."""
+        self._do(self._file.flush)
 
     def close(self) -> None:
-        self._file.close()
+        self._do(self._file.close)
+
+    def _do(self, act: Callable[..., Any], *arguments: bytes) -> Any:
+        before = self._pysam.set_verbosity(0)  # htslib itself would write to stderr
+        try:
+            return act(*arguments)
+        except OSError:
+            # It does not tell why.
+            raise OSError(errno.EIO, "cannot be written (is the disk full?)", self._shown) from None
+        finally:
+            self._pysam.set_verbosity(before)
+
+
+class _PlainText:
+    """Text into a file.  Errors name the file ``shown``."""
+
+    def __init__(self, path: str, shown: str) -> None:
+        self._shown = shown
+        self._file = open(path, "w", encoding="utf-8", newline="\n")
+
+    def write(self, text: str, /) -> int:
+        try:
+            return self._file.write(text)
+        except OSError as error:
+            error.filename = self._shown
+            raise
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            error.filename = self._shown
+            raise
+
+
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+"""The empty block that ends a BGZF file."""
+
+
+def _cut_end(path: str) -> None:
+    """Take the mark of its end from a BGZF file, which another one is to continue."""
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - len(_BGZF_END), 0))
+        if file.read() == _BGZF_END:
+            file.truncate(size - len(_BGZF_END))
 
 
 MakeIndex = Callable[[str], "str | None"]
@@ -74,7 +131,9 @@ MakeIndex = Callable[[str], "str | None"]
 
 
 @contextmanager
-def open_output(path: str, make_index: MakeIndex | None = None) -> Iterator[TextOutput]:
+def open_output(
+    path: str, make_index: MakeIndex | None = None, *, is_last: bool = True
+) -> Iterator[TextOutput]:
     """A text handle on an output; a regular file appears whole at the end, or not at all.
 
     Parameters
@@ -86,6 +145,7 @@ def open_output(path: str, make_index: MakeIndex | None = None) -> Iterator[Text
         ends with an exception of any kind.
     make_index: called for a regular file once it is complete; the index appears with the file, and one of
         an older file goes.
+    is_last: False for a part of a file that is continued by another one: BGZF without the mark of its end.
 
     Raises
     ------
@@ -99,8 +159,11 @@ def open_output(path: str, make_index: MakeIndex | None = None) -> Iterator[Text
         with _open_text(path, path) as handle:
             yield handle
     else:
-        with _temporary(path, make_index) as temporary, _open_text(temporary, path) as handle:
-            yield handle
+        with _temporary(path, make_index) as temporary:
+            with _open_text(temporary, path) as handle:
+                yield handle
+            if not is_last and isinstance(handle, BgzfText):
+                _cut_end(temporary)
 
 
 @contextmanager
@@ -128,11 +191,6 @@ def open_path(path: str) -> Iterator[str]:
                         shutil.copyfileobj(source, sink)
     else:
         with _temporary(path) as temporary:
-            try:
-                open(temporary, "ab").close()  # libraries meet a missing permission with worse than an error
-            except OSError as error:
-                shown = printable(path, limit=300)
-                raise WyrError(f"cannot write {shown}: {error.strerror or error}") from None
             yield temporary
 
 
@@ -141,9 +199,7 @@ def _temporary(path: str, make_index: MakeIndex | None = None) -> Iterator[str]:
     """A private path beside a regular file, which takes its place when the block ends without an error."""
     target = os.path.realpath(path)
     _check_target(path, target)
-    directory, name = os.path.split(target)
-    # The name is cut so that with what is added it stays within the usual 255 bytes.
-    temporary = os.path.join(directory, f".{name[:100]}.tmp.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary, descriptor = _claim(path, target)
     index = None
     try:
         yield temporary
@@ -158,6 +214,63 @@ def _temporary(path: str, make_index: MakeIndex | None = None) -> Iterator[str]:
         for unfinished in (temporary, temporary + ".tbi", temporary + ".csi"):
             _remove(unfinished)
         raise
+    finally:
+        os.close(descriptor)
+
+
+def _claim(path: str, target: str) -> tuple[str, int]:
+    """A new private file beside ``target``, and the descriptor that holds its lock.
+
+    What killed runs have left beside the target is removed.  Raises WyrError where another run, whose lock
+    lives as long as its process, is writing the same file.
+    """
+    directory, name = os.path.split(target)
+    # The name is cut so that with what is added it stays within the usual 255 bytes.
+    stem = name if len(name) <= 100 else f"{name[:83]}.{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    left = re.compile(rf"\.{re.escape(stem)}\.tmp\.\d+\.[0-9a-f]{{8}}(\.tbi|\.csi)?")
+    shown = printable(path, limit=300)
+    for attempt in range(3):
+        token = secrets.token_hex(4)
+        temporary = os.path.join(directory, f".{stem}.tmp.{os.getpid()}.{token}")
+        new = os.path.join(directory, f".{stem}.new.{token}")
+        try:
+            descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(new, temporary)  # nobody has seen it without its lock
+        except OSError as error:
+            raise WyrError(f"cannot write {shown}: {error.strerror or error}") from None
+        others = []
+        with suppress(OSError):  # a folder that may not be read
+            others = [e.path for e in os.scandir(directory) if left.fullmatch(e.name)]
+        others = [other for other in others if other != temporary]
+        if not any(_has_lock(other) for other in others):
+            for other in others:
+                if _has_lock(other) is False:
+                    _remove(other)
+            return temporary, descriptor
+        _remove(temporary)
+        os.close(descriptor)
+        if attempt < 2:  # two that begin at the same moment must not both give way
+            time.sleep(random.uniform(0.02, 0.2))
+    raise WyrError(f"cannot write {shown}: another run is writing it now")
+
+
+def _has_lock(path: str) -> bool | None:
+    """Whether a running process holds the lock of a file; None where nobody can tell."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def check_standard_output() -> None:
@@ -173,6 +286,11 @@ def _is_special(path: str) -> bool:
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def is_regular(path: str) -> bool:
+    """Whether a path is, or would be, that of a regular file: no standard output, device or FIFO."""
+    return path != "-" and not _is_special(path)
 
 
 def _check_target(path: str, target: str) -> None:
@@ -192,12 +310,12 @@ def _check_target(path: str, target: str) -> None:
 @contextmanager
 def _open_text(path: str, shown: str) -> Iterator[TextOutput]:
     """Open ``path`` for writing; errors name ``shown``, the output as the user named it."""
-    handle: Any
+    handle: BgzfText | _PlainText
     try:
         if shown.endswith((".gz", ".bgz")):
-            handle = _BgzfText(path)
+            handle = BgzfText(path, shown)
         else:
-            handle = open(path, "w", encoding="utf-8", newline="\n")
+            handle = _PlainText(path, shown)
     except OSError as error:
         raise WyrError(f"cannot write {printable(shown, limit=300)}: {error.strerror or error}") from None
     try:

@@ -50,6 +50,11 @@ class _Prefetch(Iterator[T]):
                 continue
         return False
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next item, or the end, can be had without waiting."""
+        return self._ended or not self._queue.empty()
+
     def __next__(self) -> T:
         if self._ended:
             raise StopIteration

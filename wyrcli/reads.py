@@ -1,6 +1,7 @@
 """Reads of files of any kind, one file after the other, or two files of mates side by side.
 
     paths -> bytes -> FASTA, FASTQ, BAM or CRAM, by content -> reads -> [mates] -> [names made different]
+          -> [some of them]
 
 What is common to all of these iterators: ``error(message, name)`` says where the last read stood, and
 ``close()`` closes what is open.
@@ -20,7 +21,7 @@ from wyrcli.sequences import Located, Read, RecordReader, decompress, open_binar
 from wyrcli.streams import peek
 from wyrcli.windows import RecordCounts
 
-__all__ = ["PairedReads", "ReadStream", "Reads", "RenamedReads", "open_reads"]
+__all__ = ["PairedReads", "ReadStream", "Reads", "RenamedReads", "SomeReads", "open_reads"]
 
 _SAM_HEADERS = (b"@HD\tVN:", b"@SQ\tSN:")
 
@@ -225,6 +226,37 @@ class RenamedReads(ReadStream):
         return self._reads.error(message, name)
 
 
+class SomeReads(ReadStream):
+    """The reads ``first`` to ``stop`` (half-open; None is the end) of others.  Counts are of these alone."""
+
+    def __init__(self, reads: ReadStream, counts: RecordCounts, first: int, stop: int | None) -> None:
+        self._reads = reads
+        self._counts = counts
+        self._first, self._left = first, None if stop is None else stop - first
+
+    def __next__(self) -> Read:
+        if self._left == 0:
+            self.close()
+            raise StopIteration
+        if self._first:
+            while self._first and next(self._reads, None) is not None:
+                self._first -= 1
+            self._first = 0
+            self._counts.left_out.clear()
+            self._counts.renamed = 0
+        if self._left is not None:
+            self._left -= 1
+        return next(self._reads)
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        self._reads.close()
+
+    def error(self, message: str, name: str | None = None) -> InputError:
+        """An InputError about the last read given out."""
+        return self._reads.error(message, name)
+
+
 def open_reads(
     paths: Sequence[str],
     counts: RecordCounts,
@@ -234,9 +266,11 @@ def open_reads(
     reference: str | None = None,
     rename: bool = False,
     aligned: bool = True,
+    records: tuple[int, int | None] | None = None,
 ) -> ReadStream:
     """Reads of files, in order; see :class:`Reads`, :class:`PairedReads` and :class:`RenamedReads`.
 
+    ``records``: only these, see :class:`SomeReads`; names are made different as among all.
     ``paired``: paths come in twos, first and second mates.  Raises InputError if they do not, if the two are
     one file, or if standard input is asked for twice.
     """
@@ -249,7 +283,9 @@ def open_reads(
     reads: ReadStream = (
         PairedReads([(read([a]), read([b])) for a, b in _pair_up(paths)]) if paired else read(paths)
     )
-    return RenamedReads(reads, counts) if rename else reads
+    if rename:
+        reads = RenamedReads(reads, counts)
+    return reads if records is None else SomeReads(reads, counts, *records)
 
 
 def _pair_up(paths: Sequence[str]) -> list[tuple[str, str]]:

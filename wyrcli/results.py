@@ -146,6 +146,10 @@ class Results:
         if self._wants_skipped:
             self._skipped.add(Skipped(record, name, length, reason))
 
+    def begin_section(self, record: int) -> None:
+        """A section begins with this record; another thread than that of :meth:`write` may say so."""
+        self._settings.rows.add_border(record)
+
     def write(self, explanation: Explanation) -> None:
         """The next Explanation.  Raises WyrError where an output cannot hold it."""
         settings = self._settings
@@ -159,6 +163,7 @@ class Results:
         self._group.append(finding)
 
     def _write_group(self, findings: list[Finding]) -> None:
+        self._end_sections(findings[0].window.record)
         self._write_skipped(findings[0].window.record)
         if self._safe_names is not None:
             window = findings[0].window
@@ -197,6 +202,12 @@ class Results:
                 reached = max(reached, stop)
         counts.unsure += all(finding.label is None for finding in findings)
         counts.unsafe_windows += bool(rows) and bed_unsafe(findings[0].window.name)
+
+    def _end_sections(self, record: int) -> None:
+        rows = self._settings.rows
+        while (border := rows.next_border(record)) is not None:
+            self._write_skipped(border)
+            rows.cut()
 
     def _write_skipped(self, before: float) -> None:
         while (skipped := self._skipped.take(before)) is not None:
@@ -241,8 +252,9 @@ class _Opening:
             return None
         return choose_index(path, preset, self.settings.index, self.settings.warn)
 
-    def open(self, path: str, *, indexed: bool = False) -> TextOutput:
-        return self.stack.enter_context(open_output(path, self.make_index(path) if indexed else None))
+    def open_rows(self, path: str, *, indexed: bool = False) -> TextOutput:
+        """An output that may be one of several parts."""
+        return self.settings.rows.open(self.stack, path, self.make_index(path) if indexed else None)
 
     def open_file(self, path: str, format: Format) -> None:
         self.sinks.append(open_format(self.stack, path, format, self.settings))
@@ -250,22 +262,24 @@ class _Opening:
             self.one_score.append(path)
 
     def open_tokens(self, path: str) -> None:
-        handle = self.open(path, indexed=True)
+        handle = self.open_rows(path, indexed=True)
         writer = TokensWriter(handle, self.ranks, with_target=self.settings.with_target)
         self.sinks.append(writer.write_group)
 
     def open_predictions(self, path: str) -> PredictionsWriter:
-        writer = PredictionsWriter(self.open(path), self.ranks, with_target=self.settings.with_target)
+        writer = PredictionsWriter(self.open_rows(path), self.ranks, with_target=self.settings.with_target)
         self.sinks.append(writer.write_group)
         return writer
 
     def open_kraken(self, output: str | None, report: str | None) -> KrakenWriter:
-        writer = self.stack.enter_context(open_kraken(self.settings.taxonomy, output, report))
+        handle = None if output is None else self.open_rows(output)
+        writer = self.stack.enter_context(open_kraken(self.settings.taxonomy, handle, report))
+        self.settings.rows.at_border(writer.end_read)
         self.sinks.append(lambda findings: writer.write(findings[0]))
         return writer
 
     def open_lift(self, path: str) -> LiftCounts:
-        writer = LiftWriter(self.open(path, indexed=True))
+        writer = LiftWriter(self.stack.enter_context(open_output(path, self.make_index(path))))
         self.sinks.append(writer.write_group)
         self.endings.append(writer.finish)
         return writer.counts
@@ -306,7 +320,7 @@ def open_results(requests: Requests, settings: Settings) -> Iterator[Results]:
         if requests.coverage is not None or requests.depth is not None:
             opening.open_coverage(requests)
         if requests.safe_names is not None:
-            safe_names = _SafeNames(opening.open(requests.safe_names))
+            safe_names = _SafeNames(opening.open_rows(requests.safe_names))
         results = Results(
             settings,
             opening.sinks,
@@ -317,6 +331,7 @@ def open_results(requests: Requests, settings: Settings) -> Iterator[Results]:
             lifted=lifted,
         )
         stack.callback(results.close)
+        settings.rows.begin()
         yield results
         results.finish()
         for end in opening.endings:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wyrcli.errors import CheckpointError, WyrError, printable
 
-__all__ = ["RunFolder", "State"]
+__all__ = ["RunFolder", "State", "find_differences"]
 
 _FORMAT = 1
 
@@ -125,18 +125,13 @@ class RunFolder:
     def compare(self) -> None:
         """Raise WyrError if the training that was begun here is another."""
         try:
-            then = _flat(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+            differing = find_differences(
+                json.loads((self.path / "run.json").read_text(encoding="utf-8")), self._about
+            )
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{self.path}: run.json cannot be read: {error}") from None
-        now = _flat(self._about)
-        differing = [
-            f"{name} {printable(repr(then.get(name)), 60)} (now {printable(repr(now.get(name)), 60)})"
-            for name in dict.fromkeys([*then, *now])
-            if (name in then, then.get(name)) != (name in now, now.get(name))
-        ]
         if differing:
-            what = ", ".join(differing[:5])
-            raise WyrError(f"{self.path}: this training was begun differently, with {what}")
+            raise WyrError(f"{self.path}: this training was begun differently, with {differing}")
 
     # ------------------------------------------------ states
 
@@ -211,6 +206,21 @@ class RunFolder:
 
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+def find_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What two contents of JSON differ in, for a message: the first five things; empty if they are equal.
+
+    >>> find_differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    'a.b 1 (now 3)'
+    """
+    before, after = _flat(then), _flat(now)
+    differing = [
+        f"{name} {printable(repr(before.get(name)), 60)} (now {printable(repr(after.get(name)), 60)})"
+        for name in dict.fromkeys([*before, *after])
+        if (name in before, before.get(name)) != (name in after, after.get(name))
+    ]
+    return ", ".join(differing[:5])
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -147,6 +147,7 @@ def split_windows(
     mask_lower: bool = False,
     stretches: Stretches | None = None,
     overlap: int = 0,
+    first: int = 0,
 ) -> Iterator[Window]:
     """Normalised windows that cover each record, in input order; without ``overlap`` they tile it.
 
@@ -165,6 +166,7 @@ def split_windows(
     mask_lower: see :func:`normalise`.
     stretches: cut these parts of the records alone.
     overlap: bp of a window of a longer stretch that are the next one's too; see :func:`overlapping_windows`.
+    first: ordinal of the first record.
 
     Raises
     ------
@@ -173,7 +175,7 @@ def split_windows(
     """
     check_overlap(window_bp, overlap)  # even where there is no record
     names: set[int] = set()
-    ordinal = -1
+    ordinal = first - 1
     for record in records:
         ordinal += 1
         read = record if isinstance(record, Read) else Read.of(record)

@@ -39,7 +39,7 @@ from wyrcli.cli.inputs import (
 )
 from wyrcli.cli.options import (
     MACHINE,
-    Device,
+    Devices,
     ExplainerKind,
     ExplainerOption,
     Model,
@@ -66,6 +66,7 @@ from wyrcli.cli.results import (
     ScoresOption,
     Tokens,
 )
+from wyrcli.cli.scale import EngineName, EngineOption, Processes, Resume, Scale, ShardOption
 from wyrcli.cli.views import Bundle, Html, HtmlLimit, IgvJs, Show, ShowLimit, ViewOptions, Views
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def explain(
     model: Model = None,
     explainer: ExplainerOption = ExplainerKind.state,
     operator: OperatorOption = Operator.gate,
-    device: Device = "auto",
+    device: Devices = "auto",
     precision: PrecisionOption = Precision.auto,
     batch_size: Annotated[
         int,
@@ -138,6 +139,10 @@ def explain(
         ),
     ] = 64,
     threads: Threads = 0,
+    processes: Processes = 0,
+    resume: Resume = False,
+    shard: ShardOption = None,
+    engine: EngineOption = EngineName.local,
     quiet: Quiet = False,
 ) -> None:
     """Write the important chunks of each sequence: what made the classifier call it what it called it.
@@ -152,10 +157,10 @@ def explain(
     from wyrcli.bam_writer import Program
     from wyrcli.checkpoint import load_checkpoint, load_explainer
     from wyrcli.formats import Settings, UnknownFormatError
-    from wyrcli.inference import choose_device, choose_precision
     from wyrcli.inference import explain as run
     from wyrcli.inputs import new_counts, open_windows
     from wyrcli.installed import find_model
+    from wyrcli.parts import Rows
     from wyrcli.report import Agreement, Stopwatch, run_report
     from wyrcli.results import Requests, open_results
     from wyrcli.stitching import group
@@ -192,9 +197,12 @@ def explain(
         outputs.check_outputs([*requests.paths(), json, html], files)
     except UnknownFormatError as error:
         raise typer.BadParameter(str(error)) from None
+    scale = Scale.of(files, processes=processes, resume=resume, shard=shard, engine=engine, requests=requests)
+    if scale.shard is not None and index:
+        raise typer.BadParameter("a part has no index; index the whole", param_hint="--index")
     used_threads = set_threads(threads)
-    where = choose_device(device)
-    dtype = choose_precision(precision, where)
+    devices, dtype = scale.choose_devices(device, precision)
+    where = devices[0]
     checkpoint = load_checkpoint(find_model(model))
     trained = load_explainer(checkpoint.path, explainer, operator)
     ranks = checkpoint.taxonomy.ranks
@@ -211,9 +219,9 @@ def explain(
     per_base = check_windows(checkpoint, resolution, overlap, both_strands=both_strands, sharpen=sharpen)
     if checkpoint.notice:
         say(checkpoint.notice, quiet)
-    checkpoint.explanandum.to(where, dtype)
-    trained.explainer.to(where, dtype)
-
+    batch_tokens = batch_size * checkpoint.tokenizer.usual_tokens(checkpoint.window_bp)
+    execution = {"device": where.type, "precision": str(dtype), "batch_tokens": batch_tokens}
+    options = scale.choose_records(inputs, checkpoint, options, batch_tokens, quiet)
     counts = new_counts(checkpoint.alphabet)
     stopwatch = Stopwatch()
     settings = Settings(
@@ -226,10 +234,15 @@ def explain(
         with_target=bool(question.goals or question.top_k),
         with_scores=scores,
         index=index,
+        rows=Rows(scale.part),
         program=Program(__version__, " ".join(["wyr", *sys.argv[1:]]), f"model {checkpoint.name}"),
         warn=warn,
     )
     with ExitStack() as stack:
+        # The first that is opened is the last to go: when all outputs are there.
+        journal = scale.open_journal(
+            stack, requests, checkpoint, trained, options, question, per_base, execution, quiet
+        )
         results = stack.enter_context(open_results(requests, settings))
         report = stack.enter_context(outputs.open_output(json)) if json is not None else None
         views = Views(
@@ -242,6 +255,12 @@ def explain(
             min_length=min_length,
             n_targets=question.size,
         )
+        workers = scale.open_engine(
+            stack, checkpoint, trained, question, per_base, devices, dtype, used_threads
+        )
+        if workers is None:
+            checkpoint.explanandum.to(where, dtype)
+            trained.explainer.to(where, dtype)
         explanations = run(
             open_windows(
                 inputs,
@@ -255,11 +274,14 @@ def explain(
             trained.explainer,
             checkpoint.tokenizer,
             checkpoint.taxonomy,
-            batch_tokens=batch_size * checkpoint.tokenizer.usual_tokens(checkpoint.window_bp),
+            batch_tokens=batch_tokens,
             device=where,
             question=question,
             per_base=per_base,
             threshold=threshold,
+            engine=workers,
+            journal=journal,
+            on_section=results.begin_section,
         )
         stack.enter_context(closing(explanations))  # its reading thread ends before the outputs do
         advance = None
@@ -297,10 +319,17 @@ def explain(
                     **({"strand_agreement": agreement.as_dict()} if both_strands else {}),
                 },
                 stopwatch.seconds(),
-                {"device": str(where), "precision": str(dtype), "threads": used_threads},
+                {
+                    "device": ",".join(map(str, devices)),
+                    "precision": str(dtype),
+                    "threads": used_threads,
+                    **({"engine": engine, "processes": workers.count} if workers is not None else {}),
+                    **({"batches_from_before": journal.stored} if journal is not None else {}),
+                    **({"shard": str(scale.shard)} if scale.shard is not None else {}),
+                },
             )
             report.write(outputs.json_text(content))
-    _summarise(counts, written, checkpoint.alphabet, quiet)
+    _summarise(counts, written, checkpoint.alphabet, quiet, is_shard=scale.shard is not None)
     if written.unsure:
         say(f"{written.unsure:,} windows are called nothing: no rank is probable enough", quiet)
     if both_strands:
@@ -317,7 +346,9 @@ def explain(
 _WORDS = {"dna": ("reads", "bases"), "protein": ("proteins", "residues"), "text": ("texts", "characters")}
 
 
-def _summarise(counts: RecordCounts, written: ResultCounts, alphabet: str, quiet: bool) -> None:
+def _summarise(
+    counts: RecordCounts, written: ResultCounts, alphabet: str, quiet: bool, *, is_shard: bool
+) -> None:
     nouns, letters = _WORDS[alphabet]
     lost = sum(counts.skipped.values())
     reasons = ", ".join(f"{n:,} {reason}" for reason, n in counts.skipped.items() if n)
@@ -328,7 +359,7 @@ def _summarise(counts: RecordCounts, written: ResultCounts, alphabet: str, quiet
     )
     share = written.bases / counts.bases if counts.bases else 0.0
     say(f"{written.chunks:,} important chunks hold {share:.1%} of {counts.bases:,} {letters}", quiet)
-    if counts.records == 0:
+    if counts.records == 0 and not is_shard:
         warn(f"there was no {nouns[:-1]} in the input")
     warn_of_reads(counts, nouns)
     if counts.left_out:

@@ -12,6 +12,7 @@ import typer
 __all__ = [
     "MACHINE",
     "Device",
+    "Devices",
     "Embeddings",
     "ExplainerKind",
     "ExplainerOption",
@@ -88,6 +89,14 @@ Model = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+Devices = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, cuda or cuda:N; several GPUs: cuda:0,cuda:1 or cuda:all.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=MACHINE)]
 Threads = Annotated[
     int,
@@ -120,10 +129,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and er
 
 
 def set_threads(threads: int) -> int:
-    """Bound torch's CPU threads; 0 takes what the scheduler allows (cpusets, Slurm).  Returns the number.
+    """Bound torch's CPU threads; 0 takes what the scheduler allows.  Returns the number.
 
-    OMP_NUM_THREADS, which torch heeds by itself, stands where it is set.  Tells the C library to keep the
-    memory of tensors too.
+    That is the CPUs that the process may run on (cpusets), and of these as many as Slurm has given the
+    task: it does not bind tasks everywhere.  OMP_NUM_THREADS, which torch heeds by itself, stands where it
+    is set.  Tells the C library to keep the memory of tensors too.
     """
     import torch
 
@@ -131,6 +141,9 @@ def set_threads(threads: int) -> int:
 
     keep_freed()
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdecimal() and int(given):
+        allowed = min(allowed, int(given))
     if os.environ.get("OMP_NUM_THREADS"):
         allowed = torch.get_num_threads()
     number = threads or allowed

@@ -57,6 +57,11 @@ class Readings:
         """The same in page-locked memory, so that a copy to a GPU runs beside its work."""
         return self._moved(tuple(batch.pin_memory() for batch in self.batches), Tensor.pin_memory)
 
+    def rows(self, start: int, stop: int) -> Readings:
+        """The same of some of the windows, as wide as before."""
+        batches = tuple(batch.rows(start, stop) for batch in self.batches)
+        return self._moved(batches, lambda tensor: tensor[start:stop])
+
     def _moved(self, batches: tuple[TokenBatch, ...], move: Callable[[Tensor], Tensor]) -> Readings:
         lengths = None if self.lengths is None else move(self.lengths)
         return replace(self, batches=batches, places=tuple(map(move, self.places)), lengths=lengths)

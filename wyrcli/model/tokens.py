@@ -78,6 +78,11 @@ class TokenBatch:
             self.padded,
         )
 
+    def rows(self, start: int, stop: int) -> TokenBatch:
+        """Some of the windows, as wide as before."""
+        own = slice(start, stop)
+        return TokenBatch(self.ids[own], self.attention[own], self.valid[own], self.spans[own], self.padded)
+
     def pin_memory(self) -> TokenBatch:
         """The same batch in page-locked memory, so that a copy to a GPU runs beside its work."""
         return TokenBatch(
