@@ -11,9 +11,10 @@ from toy import TOKENIZER, explainer, explanandum, labelled
 
 from wyrcli.distribution import World
 from wyrcli.engine import TrainingOptions
+from wyrcli.model.evidence import mark_share
 from wyrcli.model.loss import PRESETS
 from wyrcli.model.masking import gate
-from wyrcli.training import mark_share, train_explainer
+from wyrcli.training import train_explainer
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.floats(0.05, 0.9))
@@ -37,7 +38,7 @@ def test_it_learns_the_gradient() -> None:
     """For the predicted classes, on windows that it has not seen; their loss chose the weights."""
     model, learner = explanandum(1), explainer("state", seed=2)
     data, unseen = labelled(96, length=60), labelled(24, length=60, seed=5)
-    options = TrainingOptions(learning_rate=2e-2, batch_size=32, steps=250, validate_every=50)
+    options = TrainingOptions(learning_rate=2e-2, batch_size=32, steps=40, validate_every=20)
     result = train_explainer(
         learner, model, TOKENIZER, data, "gate", PRESETS["balanced"], options, World(), lambda p: None,
         evidence=0.4, validation=unseen,

@@ -24,7 +24,8 @@ from wyrcli.engine import Report, Result, Task, TrainingOptions, fit
 from wyrcli.metrics import balanced_accuracy
 from wyrcli.model.borders import BorderNetwork
 from wyrcli.model.counting import CountingNetwork
-from wyrcli.model.explainer import Explainer, select_masks
+from wyrcli.model.evidence import find_evidence, mark_share, smooth, start_from_evidence
+from wyrcli.model.explainer import Explainer, StateExplainer, select_masks
 from wyrcli.model.explanandum import BaseExplanandum, Explanandum
 from wyrcli.model.frames import average_frames, match_area
 from wyrcli.model.loss import LossOptions, area, drop, explainer_loss, per_token_kept, relax
@@ -49,8 +50,7 @@ _WIDER = 1.2
 _TO_WHITEN = 8192  # windows
 _TO_IMITATE = 4096
 _TAUGHT = 0.5  # weight of the answers of the network that counted, beside the labels
-_ANY_CLASS = 0.3  # windows whose evidence for any class is asked, beside one whose predicted classes are
-_STEEP = 3.0  # how soon evidence is beyond doubt
+_TO_REGRESS = 3000  # windows whose evidence an Explainer starts from
 _OTHERS = 0.3  # weight of the masks of other classes, which have no teacher
 _MOST_EXAMINED = 512  # validation windows that an Explainer is scored on
 
@@ -337,6 +337,7 @@ def train_explainer(
     refine: bool = False,
     evidence: float = 0.0,
     smoothed: int = 1,
+    continued: bool = False,
     validation: Windows | None = None,
     run: RunFolder | None = None,
     state: State | None = None,
@@ -364,6 +365,8 @@ def train_explainer(
     if refine:
         task = _Refining(*arguments)
     elif evidence:
+        if state is None and isinstance(explainer, StateExplainer) and not continued:
+            _start_from_evidence(explainer, explanandum, tokenizer, train, operator, options, evidence, world)
         task = _Evidence(*arguments, share=evidence, smoothed=smoothed)
     else:
         task = _Explaining(*arguments)
@@ -521,6 +524,23 @@ class _Refining(_Explaining):
         return difference + _OTHERS * others, {"difference": difference, "non_target_area": others}
 
 
+def _start_from_evidence(
+    explainer: StateExplainer,
+    explanandum: BaseExplanandum,
+    tokenizer: Tokenizer,
+    train: Windows,
+    operator: str,
+    options: TrainingOptions,
+    share: float,
+    world: World,
+) -> None:
+    explanandum.to(world.device)
+    explainer.to(world.device)
+    batches = _first_batches(train, tokenizer, options, _TO_REGRESS)
+    on_device = (batch.to(world.device) for batch in batches)
+    start_from_evidence(explainer, explanandum, on_device, get_operator(operator), share)
+
+
 class _Evidence(_Explaining):
     def __init__(self, *arguments: Any, share: float, smoothed: int) -> None:
         super().__init__(*arguments)
@@ -528,50 +548,16 @@ class _Evidence(_Explaining):
 
     def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
         batch = piece.batch
-        drawn = piece.noise[:, 0]  # of <cls>, which has no mask
-        # Validation runs without gradients, which are what is asked for here.
-        with torch.enable_grad():
-            mask = torch.ones(batch.ids.shape, device=batch.ids.device, requires_grad=True)
-            logits, states = self._explanandum.classify(batch, mask, self._remove)
-            numbers = self._choose(logits.detach(), drawn)
-            logs = torch.cat([own.log_softmax(-1) for own in self._explanandum.split(logits)], -1)
-            evidence = torch.autograd.grad(logs.gather(1, numbers).sum(), mask)[0]
-        if self._smoothed > 1:
-            evidence = (evidence * batch.valid)[:, None]
-            evidence = F.avg_pool1d(evidence, self._smoothed, stride=1, padding=self._smoothed // 2)[:, 0]
-        wanted = mark_share(evidence, batch.valid, self._share)
-        own = self._explainer(batch, [state.detach() for state in states], numbers)[..., 0].float()
+        evidence, states, classes = find_evidence(self._explanandum, batch, None, self._remove)
+        wanted = torch.stack(
+            [mark_share(smooth(own, self._smoothed), batch.valid, self._share) for own in evidence], -1
+        )
+        own = self._explainer(batch, states, classes).float()
         with torch.autocast(own.device.type, enabled=False):
-            each = F.binary_cross_entropy_with_logits(own, wanted, reduction="none")
+            each = F.binary_cross_entropy_with_logits(own, wanted, reduction="none").mean(-1)
             difference = area(each, batch.valid).mean()
-            marked = area((own > 0).float(), batch.valid).mean()
+            marked = area((own > 0).float().mean(-1), batch.valid).mean()
         return difference, {"difference": difference, "marked": marked}
-
-    def _choose(self, logits: Tensor, drawn: Tensor) -> Tensor:
-        """One class of each window, int64 (B, 1), on the class axis: a predicted one, or any.
-
-        ``drawn`` (B, 2) in [0, 1).
-        """
-        predicted = self._explanandum.class_numbers(self._explanandum.predict(logits)[0])
-        n_ranks = predicted.shape[1]
-        place = (drawn[:, :1] * (1 + _ANY_CLASS) * n_ranks).long()
-        anyone = (drawn[:, 1:] * logits.shape[1]).long().clamp_max(logits.shape[1] - 1)
-        return torch.where(place < n_ranks, predicted.gather(1, place.clamp_max(n_ranks - 1)), anyone)
-
-
-def mark_share(scores: Tensor, valid: Tensor, share: float) -> Tensor:
-    """Scores (B, L) to values in (0, 1), above one half for the highest ``share`` of a row's valid tokens.
-
-    The further from that border, in standard deviations of the row, the nearer to 0 or 1.
-    """
-    ranked = scores.masked_fill(~valid, -torch.inf).sort(-1, descending=True)[0]
-    n_valid = valid.sum(-1, keepdim=True)
-    places = (share * n_valid).long().clamp_max(scores.shape[1] - 1)
-    border = ranked.gather(1, places)
-    mean = area(scores, valid)[:, None]
-    spread = area((scores - mean).square(), valid)[:, None].sqrt().clamp_min(torch.finfo(scores.dtype).tiny)
-    border = torch.where(border.isfinite(), border, mean)
-    return (_STEEP * (scores - border) / spread).sigmoid().masked_fill(~valid, 0.0)
 
 
 class _Positions:

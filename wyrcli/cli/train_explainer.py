@@ -371,6 +371,7 @@ def train_explainer(
                 "n_states": min(states or explanandum.n_states, explanandum.n_states),
                 "n_classes": n_classes,
                 "width": width,
+                **({"kernel": smoothed} if evidence else {}),
             }
         else:
             sizes = {"vocab_size": tokenizer.vocab_size, "n_classes": n_classes, "hidden": hidden}
@@ -399,6 +400,7 @@ def train_explainer(
                 refine=refine,
                 evidence=evidence,
                 smoothed=smoothed,
+                continued=extend,
                 validation=dataset.split_for("validation", checkpoint.taxonomy),
                 run=session.run,
                 state=session.state,
