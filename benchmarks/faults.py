@@ -347,7 +347,7 @@ def dying_workers(trial: Trial, case: Case) -> None:
     start = time.monotonic()
     while process.poll() is None and kills < 4 and time.monotonic() - start < 10 * trial.usual:
         # Longer than a worker takes to begin: three deaths over one batch end the run, and should.
-        time.sleep(max(8, trial.rng.uniform(0.05, 0.25) * trial.usual))
+        time.sleep(trial.rng.uniform(0.4, 0.8) * min(60, trial.usual))
         for worker in trial.rng.sample(own := workers_of(process.pid), min(1, len(own))):
             os.kill(worker, signal.SIGKILL)
             kills += 1
