@@ -86,10 +86,10 @@ def start_from_evidence(
 
     The last layer's attention reads the last state but one.  The mean gradient of a class's log probability
     with respect to it, over the windows that are called so, is the weight of that class; it says the same of
-    each token as the mask's gradient does, where attention is even.  All classes' weights are cut to width / 2
-    directions by their singular values; each takes two features, since GELU(z) - GELU(-z) = z.  What is the
-    same for all tokens of a window is taken off by the last state.  The convolution becomes the mean over its
-    tokens, and the classes of a window together mark about ``share`` of the tokens.
+    each token as the mask's gradient does, where attention is even.  All classes' weights are cut to
+    width / 2 directions by their singular values; each takes two features, since GELU(z) - GELU(-z) = z.
+    What is the same for all tokens of a window is taken off by the last state.  The convolution becomes the
+    mean over its tokens, and the classes of a window together mark about ``share`` of the tokens.
     """
     width, n_features = explainer.reduce.weight.shape
     last = n_features // explainer.n_states  # features of one state
@@ -164,8 +164,10 @@ def start_from_evidence(
 def _differentiate(
     explanandum: BaseExplanandum, batch: TokenBatch, remove: Operator
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Mean gradient (B, H), over a window's tokens, of each predicted class's log probability with respect to the
-    normalised last state but one; the states; the predicted classes (B, R) on the class axis."""
+    """Gradients of log p of the predicted classes with respect to the normalised last state but one.
+
+    Each (B, H), the mean over a window's tokens; then the states, and the classes (B, R) on the class axis.
+    """
     with torch.enable_grad():
         mask = torch.ones(batch.ids.shape, device=batch.ids.device, requires_grad=True)
         logits, states = explanandum.classify(batch, mask, remove)
