@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
+from wyrcli.checkpoint import load_checkpoint, load_explainer
 from wyrcli.class_explanation import (
     Findings,
     choose_classes,
@@ -43,6 +43,7 @@ from wyrcli.class_scores import PassOptions
 from wyrcli.class_tables import quality_table
 from wyrcli.dataset import Dataset, LabelledWindows
 from wyrcli.examination import Subject, examine
+from wyrcli.installed import find_model
 from wyrcli.keywords import Criteria
 from wyrcli.simulation import MOTIF_BP, toy_world
 from wyrcli.terms import KmerTerms, Terms, turn_kmer
@@ -150,7 +151,7 @@ def mark(read: ClassRead, words: set[str], terms: Terms) -> ClassRead:
 
 def recovery(subject: Subject, windows: LabelledWindows, steps: int) -> None:
     """All methods on the same reads."""
-    checkpoint = load_checkpoint(default_model())
+    checkpoint = load_checkpoint(find_model(Path("demo")))
     explainer = load_explainer(checkpoint.path).explainer
     taxonomy = checkpoint.taxonomy
     asked, _ = choose_classes(taxonomy, windows.labels)
@@ -188,7 +189,7 @@ def recovery(subject: Subject, windows: LabelledWindows, steps: int) -> None:
 
 def speed(subject: Subject, windows: LabelledWindows) -> None:
     """CPU seconds of bare masks and of the whole pass, in turn."""
-    checkpoint = load_checkpoint(default_model())
+    checkpoint = load_checkpoint(find_model(Path("demo")))
     explainer, taxonomy = load_explainer(checkpoint.path).explainer, checkpoint.taxonomy
     asked, _ = choose_classes(taxonomy, windows.labels)
     times: dict[str, list[float]] = {"masks alone": [], "explain-classes, keywords": [], "motifs": []}
@@ -249,7 +250,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    checkpoint = load_checkpoint(default_model())
+    checkpoint = load_checkpoint(find_model(Path("demo")))
     subject = Subject(checkpoint.explanandum, checkpoint.tokenizer, torch.device("cpu"), 32)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

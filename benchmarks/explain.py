@@ -46,7 +46,7 @@ import torch
 from tally import Tally
 from torch import Tensor
 
-from wyrcli.checkpoint import default_model, load_checkpoint, load_explainer
+from wyrcli.checkpoint import load_checkpoint, load_explainer
 from wyrcli.examination import Subject
 from wyrcli.explanation import Window
 from wyrcli.formats import Settings
@@ -59,6 +59,7 @@ from wyrcli.inference import (
     prefetch,
     tokenize_pools,
 )
+from wyrcli.installed import find_model
 from wyrcli.memory import keep_freed
 from wyrcli.model.backbone import BackboneConfig, NucleotideTransformer
 from wyrcli.model.explainer import Explainer, LstmExplainer, StateExplainer
@@ -125,7 +126,7 @@ class Contest:
         self.size = size
         torch.manual_seed(0)
         if size == "demo":
-            loaded = load_checkpoint(default_model())
+            loaded = load_checkpoint(find_model(Path("demo")))
             explanandum, self.tokenizer = loaded.explanandum, loaded.tokenizer
             self.taxonomy, self.path = loaded.taxonomy, loaded.path
         else:
@@ -543,6 +544,8 @@ def peak_memory(n_reads: int, device: str) -> Iterator[tuple[int, float]]:
                 str(reads),
                 "-o",
                 str(Path(folder) / "x.bed"),
+                "--model",
+                "demo",
             ]
             command += [
                 "--tokens",

@@ -100,7 +100,7 @@ class Trial:
         out = self.folder / name
         out.mkdir(exist_ok=True)
         files = ["-o", str(out / "x.bed"), "-o", str(out / "x.bed.gz"), "--predictions", str(out / "p.tsv")]
-        words = ["explain", str(self.reads), *files, "--threads", str(self.options.threads), "-q"]
+        words = ["explain", str(self.reads), "--model", "demo", *files, "--threads", str(self.options.threads), "-q"]
         return [*words, *(["--on-error", "skip"] if skip else []), *more]
 
     def start(self, words: list[str], code: str = "", **more: object) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ import torch
 # A busy machine is slow now and then; that is no fault of the code.
 hypothesis.settings.register_profile("wyr", deadline=None)
 hypothesis.settings.load_profile("wyr")
+
+# Of simulated reads the truth is known, and the demo knows them: it is the default model of the tests.
+os.environ["WYR_MODEL"] = "demo"
 
 
 @pytest.fixture(autouse=True)

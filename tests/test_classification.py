@@ -313,11 +313,15 @@ def test_models_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_default_is_real_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder 'real' takes the demo's place; the demo keeps its name."""
-    for name in ("demo", "real"):
+    """Where nothing is chosen by the environment; the demo keeps its name."""
+    for name in ("demo", "genomes"):
         shutil.copytree(default_model(), tmp_path / name, ignore=shutil.ignore_patterns("heldout*"))
     monkeypatch.setattr("wyrcli.installed._MODELS", tmp_path)
-    assert find_model(None) == tmp_path / "real" and find_model(Path("demo")) == tmp_path / "demo"
+    assert find_model(None) == tmp_path / "demo"
+    monkeypatch.setenv("WYR_MODEL", str(tmp_path / "elsewhere"))
+    assert find_model(None) == tmp_path / "elsewhere"
+    monkeypatch.delenv("WYR_MODEL")
+    assert find_model(None) == tmp_path / "genomes" and find_model(Path("demo")) == tmp_path / "demo"
 
 
 # ---------------------------------------------------------------- the command

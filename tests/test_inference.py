@@ -218,8 +218,8 @@ def test_models_in_a_thread_of_their_own(kind: str, monkeypatch: pytest.MonkeyPa
     threads: set[str] = set()
     usual = inference.infer
 
-    def watched(*arguments: Any) -> Iterator[inference.Output]:
-        for output in usual(*arguments):
+    def watched(*arguments: Any, **options: Any) -> Iterator[inference.Output]:
+        for output in usual(*arguments, **options):
             threads.add(threading.current_thread().name)
             yield output
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +36,14 @@ def installed_models() -> list[Path]:
 
 
 def default_model() -> Path:
-    """The installed checkpoint that is used where none is named: ``real`` if it is there, else ``demo``."""
-    real = _MODELS / "real"
+    """The checkpoint that is used where none is named: that of WYR_MODEL, else of real taxa, else the demo.
+
+    WYR_MODEL, a variable of the environment, is a directory or the name of an installed checkpoint.
+    """
+    chosen = os.environ.get("WYR_MODEL", "")
+    if chosen:
+        return find_model(Path(chosen))
+    real = _MODELS / "genomes"
     return real if (real / "checkpoint.json").is_file() else _MODELS / "demo"
 
 

@@ -24,7 +24,7 @@ from wyrcli.engine import Report, Result, Task, TrainingOptions, fit
 from wyrcli.metrics import balanced_accuracy
 from wyrcli.model.borders import BorderNetwork
 from wyrcli.model.counting import CountingNetwork
-from wyrcli.model.evidence import find_evidence, mark_share, smooth, start_from_evidence
+from wyrcli.model.evidence import calibrate_share, find_evidence, mark_share, smooth, start_from_evidence
 from wyrcli.model.explainer import Explainer, StateExplainer, select_masks
 from wyrcli.model.explanandum import BaseExplanandum, Explanandum
 from wyrcli.model.frames import average_frames, match_area
@@ -50,7 +50,8 @@ _WIDER = 1.2
 _TO_WHITEN = 8192  # windows
 _TO_IMITATE = 4096
 _TAUGHT = 0.5  # weight of the answers of the network that counted, beside the labels
-_TO_REGRESS = 3000  # windows whose evidence an Explainer starts from
+_TO_START = 3000  # windows whose evidence an Explainer starts from, and
+_TO_CALIBRATE = 512  # on which it is seen how much it marks
 _OTHERS = 0.3  # weight of the masks of other classes, which have no teacher
 _MOST_EXAMINED = 512  # validation windows that an Explainer is scored on
 
@@ -353,11 +354,12 @@ def train_explainer(
     around a mutation, depends on where its frame cuts them; the mean over frames does not.  The teacher is
     the Explainer as it is before.  Every step costs k plain forward passes.
 
-    With ``evidence``, a share of the tokens, it learns instead to tell for any class which tokens speak
-    most for it: those by whose mask values its log probability falls fastest when all are whole.
-    ``loss_options`` are not used.  A step costs one forward and backward pass.  Where a little of the
-    answer stands in every token, that is what a removal would find in far more steps; elsewhere it is a
-    start for ``loss_options``.
+    With ``evidence``, a share of the tokens, it learns instead which tokens speak most for a class: those by
+    whose mask values its log probability falls fastest when all are whole, ``smoothed`` over an odd number of
+    tokens, since a network that reads across the borders of tokens needs their neighbours too.
+    ``loss_options`` are not used.  A ``state`` Explainer starts from what is linear in it
+    (:func:`wyrcli.model.evidence.start_from_evidence`), unless it is ``continued``, and in the end a class
+    marks that share.  A step costs a forward pass, and a backward pass for each rank.
     """
     explanandum.freeze()
     arguments = (explainer, explanandum, tokenizer, operator, loss_options, options, validation)
@@ -365,14 +367,21 @@ def train_explainer(
     if refine:
         task = _Refining(*arguments)
     elif evidence:
+        explanandum.to(world.device)
+        explainer.to(world.device)
         if state is None and isinstance(explainer, StateExplainer) and not continued:
-            _start_from_evidence(explainer, explanandum, tokenizer, train, operator, options, evidence, world)
+            first = (batch.to(world.device) for batch in _first_batches(train, tokenizer, options, _TO_START))
+            start_from_evidence(explainer, explanandum, first, get_operator(operator))
         task = _Evidence(*arguments, share=evidence, smoothed=smoothed)
     else:
         task = _Explaining(*arguments)
-    return fit(
+    result = fit(
         task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
     )
+    if evidence:
+        first = (batch.to(world.device) for batch in _first_batches(train, tokenizer, options, _TO_CALIBRATE))
+        calibrate_share(explainer, explanandum, first, evidence)
+    return result
 
 
 class _Explaining(Task):
@@ -522,23 +531,6 @@ class _Refining(_Explaining):
             difference = area(each.mean(-1), valid).mean()
             others = area(chosen.non_target.sigmoid(), valid).mean()
         return difference + _OTHERS * others, {"difference": difference, "non_target_area": others}
-
-
-def _start_from_evidence(
-    explainer: StateExplainer,
-    explanandum: BaseExplanandum,
-    tokenizer: Tokenizer,
-    train: Windows,
-    operator: str,
-    options: TrainingOptions,
-    share: float,
-    world: World,
-) -> None:
-    explanandum.to(world.device)
-    explainer.to(world.device)
-    batches = _first_batches(train, tokenizer, options, _TO_REGRESS)
-    on_device = (batch.to(world.device) for batch in batches)
-    start_from_evidence(explainer, explanandum, on_device, get_operator(operator), share)
 
 
 class _Evidence(_Explaining):

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wyrcli.model.explainer import StateExplainer
-from wyrcli.model.explanandum import BaseExplanandum
+from wyrcli.model.explainer import Explainer, StateExplainer
+from wyrcli.model.explanandum import BaseExplanandum, Explanandum
 from wyrcli.model.masking import Operator
 from wyrcli.model.tokens import TokenBatch
 
-__all__ = ["find_evidence", "mark_share", "smooth", "start_from_evidence"]
+__all__ = ["calibrate_share", "find_evidence", "mark_share", "smooth", "start_from_evidence"]
 
 _STEEP = 3.0  # how soon evidence is beyond doubt
 _RIDGE = 0.01  # of the mean variance of a feature
-_TO_CALIBRATE = 8  # batches
 
 
 def find_evidence(
@@ -80,7 +79,6 @@ def start_from_evidence(
     explanandum: BaseExplanandum,
     batches: Iterable[TokenBatch],
     remove: Operator,
-    share: float,
 ) -> None:
     """Set an Explainer's weights so that it tells evidence to first order.
 
@@ -89,7 +87,7 @@ def start_from_evidence(
     each token as the mask's gradient does, where attention is even.  All classes' weights are cut to
     width / 2 directions by their singular values; each takes two features, since GELU(z) - GELU(-z) = z.
     What is the same for all tokens of a window is taken off by the last state.  The convolution becomes the
-    mean over its tokens, and the classes of a window together mark about ``share`` of the tokens.
+    mean over its tokens.
     """
     width, n_features = explainer.reduce.weight.shape
     last = n_features // explainer.n_states  # features of one state
@@ -100,7 +98,6 @@ def start_from_evidence(
     windows = torch.zeros(len(slopes), dtype=wide, device=device)
     means, ends = [], []
     n_tokens = 0
-    kept: list[tuple[TokenBatch, list[Tensor], Tensor]] = []
     for batch in batches:
         gradients, states, classes = _differentiate(explanandum, batch, remove)
         valid = batch.valid[..., None]
@@ -114,8 +111,6 @@ def start_from_evidence(
         for r, gradient in enumerate(gradients):
             slopes.index_add_(0, classes[:, r], gradient.double())
             windows.index_add_(0, classes[:, r], torch.ones(len(batch), dtype=wide, device=device))
-        if len(kept) < _TO_CALIBRATE:
-            kept.append((batch, states, classes))
     slopes /= windows.clamp_min(1)[:, None]
     covariance /= max(n_tokens, 1)
     covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean())
@@ -155,10 +150,22 @@ def start_from_evidence(
     scaled = _STEEP * kernel**0.5 * heads / size
     head.weight[:, both] = torch.cat([scaled, -scaled], -1).to(head.weight.dtype)
     head.bias.zero_()
-    found = [
-        explainer(batch, states, classes).float().amax(-1)[batch.valid] for batch, states, classes in kept
-    ]
-    head.bias.fill_(-torch.cat(found).quantile(1 - share).item())
+
+
+@torch.no_grad()
+def calibrate_share(
+    explainer: Explainer, explanandum: BaseExplanandum, batches: Iterable[TokenBatch], share: float
+) -> None:
+    """Shift the mask logits of all classes so that the predicted ones mark ``share`` of the tokens each.
+
+    An Explainer that is unsure of what it was taught keeps to the mean, and marks less than its teacher.
+    """
+    found = []
+    for batch in batches:
+        logits, states = explanandum.classify(batch)
+        classes = explanandum.class_numbers(explanandum.predict(logits)[0])
+        found.append(explainer(batch, states, classes).float()[batch.valid].flatten())
+    explainer.head.bias.sub_(torch.cat(found).quantile(1 - share))
 
 
 def _differentiate(
@@ -169,8 +176,13 @@ def _differentiate(
     Each (B, H), the mean over a window's tokens; then the states, and the classes (B, R) on the class axis.
     """
     with torch.enable_grad():
-        mask = torch.ones(batch.ids.shape, device=batch.ids.device, requires_grad=True)
-        logits, states = explanandum.classify(batch, mask, remove)
+        if explanandum.n_states == 2 and isinstance(explanandum, Explanandum):
+            # One layer: what it reads are the embeddings, which no mask of the gate changes.
+            embeddings = explanandum.backbone.embed(batch.ids, batch.attention_mask).requires_grad_()
+            logits, states = explanandum.classify_embeddings(embeddings, batch)
+        else:
+            mask = torch.ones(batch.ids.shape, device=batch.ids.device, requires_grad=True)
+            logits, states = explanandum.classify(batch, mask, remove)
         classes = explanandum.class_numbers(explanandum.predict(logits.detach())[0])
         logs = torch.cat([own.log_softmax(-1) for own in explanandum.split(logits)], -1).gather(1, classes)
         found = [
