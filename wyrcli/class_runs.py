@@ -86,7 +86,17 @@ class Retraining:
         """Raise CheckpointError where the records do not tell how to train: worth doing before long work."""
         _stages(self.explainer)
         if self.full:
-            _options(self.checkpoint.training, 0, 0)
+            record = self.checkpoint.training
+            _options(record, 0, 0)
+            ways = [way for way in ("counts", "borders", "layers", "freeze", "lora") if record.get(way)]
+            if record.get("class_weights", "none") != "none":
+                ways.append("class_weights")
+            if ways:
+                option = f"--{ways[0].replace('_', '-')}"
+                raise CheckpointError(
+                    f"{self.checkpoint.name}: was trained with {option}, which --retrain full cannot repeat; "
+                    "--retrain explainer can be used"
+                )
             _begin(self, 0)
 
 
@@ -222,6 +232,7 @@ def _train_explainer(
     network = build_explainer(kind, previous.explainer.config).to(plan.device)
     explanandum = checkpoint.explanandum.to(plan.device)
     (folder / "explainers").mkdir(exist_ok=True)
+    runs = []
     for i, stage in enumerate(_stages(previous)):
         options = _options(stage, plan.steps, seed)
         run = RunFolder(
@@ -231,10 +242,15 @@ def _train_explainer(
         network.requires_grad_(True)
         train_explainer(
             network, explanandum, checkpoint.tokenizer, train, previous.operator, _loss(stage), options,
-            World(device=plan.device), report, refine=bool(stage.get("refine")), run=run, state=state,
+            World(device=plan.device), report, refine=bool(stage.get("refine")),
+            evidence=float(stage.get("evidence", 0.0)), smoothed=int(stage.get("smoothed", 1)),
+            continued=i > 0, run=run, state=state,
         )  # fmt: skip
+        runs.append(run)
     record = {"command": "wyr explain-classes --retrain", "seed": seed}
     save_explainer(folder, network.cpu(), previous.operator, training=record)
+    for run in runs:
+        run.finish()
 
 
 def _stages(trained: TrainedExplainer) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from wyrcli.model.explainer import Explainer
 from wyrcli.model.explanandum import BaseExplanandum
 from wyrcli.model.frames import Readings, read_frames
 from wyrcli.model.tokens import KmerTokenizer, TokenBatch, Tokenizer
-from wyrcli.prefetching import prefetch
+from wyrcli.prefetching import Prefetch, prefetch
 from wyrcli.scoring import BaseResolution
 from wyrcli.sections import Border, OnSection, Sectioner
 from wyrcli.stitching import group, join_chunks, stitch
@@ -186,19 +186,21 @@ def explain(
         )
     else:
         batches = prefetch(chain(known, tokenize_pools(pools, *elsewhere)))
+    begun: list[Prefetch[Output]] = []
+    if beside:
+        engine = partial(_answer_beside, engine, begun)
     outputs = engine(batches) if journal is None else _keep(batches, engine, journal)
-    ahead = prefetch(outputs, depth=1) if beside else None
     try:
-        explanations = restore_order(unpack(outputs if ahead is None else ahead, taxonomy, question))
+        explanations = restore_order(unpack(outputs, taxonomy, question))
         groups = stitch(group(explanations, question.size), question.rank)
         if threshold is not None:
             groups = join_chunks(groups, threshold, question.rank)
         for members in groups:
             yield from members
     finally:
-        if ahead is not None:
-            ahead.close()
         batches.close()
+        for ahead in begun:
+            ahead.close()
 
 
 def _computes_beside(device: torch.device) -> bool:
@@ -210,12 +212,22 @@ def _computes_beside(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def _answer_beside(
+    engine: Engine, begun: list[Prefetch[Output]], batches: Iterator[Batch]
+) -> Iterator[Output]:
+    """The engine's answers by a thread of its own, which is added to ``begun``."""
+    ahead = prefetch(engine(batches), depth=1)
+    begun.append(ahead)
+    return ahead
+
+
 def _keep(batches: Iterator[Batch], engine: Engine, journal: Journal) -> Iterator[Output]:
     """Answers from the journal, as far as it goes; then from the engine, and into the journal."""
     for key, answer in journal.read():
         windows, readings = next(batches, ([], None))
         if readings is None or key != _checksum(windows):
-            raise WyrError(f"{journal.path}: kept of another input; remove this folder to begin anew")
+            shown = printable(str(journal.path), limit=300)
+            raise WyrError(f"{shown}: kept of another input; remove this folder to begin anew")
         yield Output(windows, readings.batches[0], answer)
     for output in engine(batches):
         journal.add(_checksum(output.windows), output.answer)

@@ -36,6 +36,7 @@ FORMAT = 1
 SECONDS = 5.0  # most work, about, that is lost; less would make many small files
 _MOST_BYTES = 32 * 1024**2  # of answers that wait for their file
 _NAME = re.compile(r"answers-(\d{8,})-(\d{8,})\.safetensors")
+_UNFINISHED = re.compile(r"\.(run\.json|answers-\d+-\d+\.safetensors)\.[0-9a-f]{8}")  # of keeping.write_whole
 
 
 class Journal:
@@ -93,7 +94,10 @@ class Journal:
 
     def _take(self) -> int:
         """Hold the folder for as long as this process lives."""
-        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise self._cannot(error) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -108,8 +112,7 @@ class Journal:
         """Compare with the run that was begun here, or begin."""
         manifest = self.path / "run.json"
         shown = printable(str(self.path), limit=300)
-        for unfinished in self.path.glob(".*"):
-            unfinished.unlink()
+        unfinished = [path for path in self.path.iterdir() if _UNFINISHED.fullmatch(path.name)]
         if manifest.is_file():
             try:
                 then = json.loads(manifest.read_text(encoding="utf-8"))
@@ -121,8 +124,11 @@ class Journal:
                     f"{shown}: the run that was begun here differs: {differing}; run it as it was, or remove "
                     "this folder to begin anew"
                 )
+            for path in unfinished:
+                with suppress(OSError):
+                    path.unlink()
             return
-        if any(self.path.iterdir()):
+        if len(list(self.path.iterdir())) > len(unfinished):
             raise WyrError(f"{shown}: holds no answers of a run; remove it, or name another output")
         text = json.dumps(self._about, indent=1) + "\n"
         try:

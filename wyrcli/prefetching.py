@@ -7,20 +7,22 @@ import threading
 from collections.abc import Iterator
 from typing import TypeVar
 
-__all__ = ["prefetch"]
+__all__ = ["Prefetch", "prefetch"]
 
 T = TypeVar("T")
 
 
-def prefetch(items: Iterator[T], depth: int = 2) -> _Prefetch[T]:
+def prefetch(items: Iterator[T], depth: int = 2) -> Prefetch[T]:
     """The same items, made by a thread that runs up to ``depth`` ahead.
 
     An exception in the thread is raised in the caller; closing early ends the thread.
     """
-    return _Prefetch(items, depth)
+    return Prefetch(items, depth)
 
 
-class _Prefetch(Iterator[T]):
+class Prefetch(Iterator[T]):
+    """What :func:`prefetch` returns."""
+
     _END = object()
 
     def __init__(self, items: Iterator[T], depth: int) -> None:
@@ -50,6 +52,15 @@ class _Prefetch(Iterator[T]):
                 continue
         return False
 
+    def _get(self) -> object:
+        # Whoever waits here may be another thread than the one that closes.
+        while True:
+            try:
+                return self._queue.get(timeout=0.1)
+            except queue.Empty:
+                if self._stopped.is_set():
+                    return self._END
+
     @property
     def is_ready(self) -> bool:
         """Whether the next item, or the end, can be had without waiting."""
@@ -58,10 +69,11 @@ class _Prefetch(Iterator[T]):
     def __next__(self) -> T:
         if self._ended:
             raise StopIteration
-        item = self._queue.get()
+        item = self._get()
         if item is self._END:
             self._ended = True
-            self._thread.join()
+            if not self._stopped.is_set():
+                self._thread.join()
             if self._error is not None:
                 raise self._error
             raise StopIteration

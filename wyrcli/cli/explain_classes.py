@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -337,7 +338,7 @@ def explain_classes(
     criteria = Criteria(fdr, selection)
     plan = None
     if anew and data is not None:
-        folder = keep or output.with_name(f"{output.name}.runs")  # type: ignore[union-attr]
+        folder = keep or Path(os.path.realpath(output or "classes") + ".runs")
         pooled = _read_pooled(data, taxonomy)
         plan = Retraining(
             checkpoint, trained, pooled, folder, where, retrain is Retrain.full, start, retrain_steps,
