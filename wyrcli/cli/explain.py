@@ -219,6 +219,9 @@ def explain(
     per_base = check_windows(checkpoint, resolution, overlap, both_strands=both_strands, sharpen=sharpen)
     if checkpoint.notice:
         say(checkpoint.notice, quiet)
+    if min_probability is None and any(question.thresholds):
+        least = ", ".join(f"{own} {p:.2f}" for own, p in zip(ranks, question.thresholds, strict=True) if p)
+        say(f"taxa are named down to the narrowest rank that is as probable as this: {least}", quiet)
     batch_tokens = batch_size * checkpoint.tokenizer.usual_tokens(checkpoint.window_bp)
     execution = {"device": where.type, "precision": str(dtype), "batch_tokens": batch_tokens}
     options = scale.choose_records(inputs, checkpoint, options, batch_tokens, quiet)

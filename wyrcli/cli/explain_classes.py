@@ -93,7 +93,9 @@ def explain_classes(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", rich_help_panel=_WHAT, help="Dataset directory; default: what the model kept aside."
+            "--data",
+            rich_help_panel=_WHAT,
+            help="Dataset directory; default: what the model kept aside (the demo did).",
         ),
     ] = None,
     split: Annotated[
