@@ -377,7 +377,9 @@ def _read_json(path: Path, what: str, kind: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path.parent}: not {what} (it has no {path.name})") from None
+        lacks = f"it has no {path.name}" if path.parent.is_dir() else "there is no such folder"
+        hint = "; 'wyr models' lists those that are installed" if kind == "explanandum" else ""
+        raise CheckpointError(f"{path.parent}: not {what} ({lacks}{hint})") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != kind:

@@ -223,7 +223,7 @@ def explain(
         least = ", ".join(f"{own} {p:.2f}" for own, p in zip(ranks, question.thresholds, strict=True) if p)
         say(f"taxa are named down to the narrowest rank that is as probable as this: {least}", quiet)
     batch_tokens = batch_size * checkpoint.tokenizer.usual_tokens(checkpoint.window_bp)
-    execution = {"device": where.type, "precision": str(dtype), "batch_tokens": batch_tokens}
+    execution = {"device": where.type, "precision": str(dtype), "batch_size": batch_size}
     options = scale.choose_records(inputs, checkpoint, options, batch_tokens, quiet)
     counts = new_counts(checkpoint.alphabet)
     stopwatch = Stopwatch()
