@@ -55,7 +55,7 @@ def test_it_starts_from_what_is_linear() -> None:
     learner = StateExplainer(32, 2, TAXONOMY.n_classes, width=64, kernel=1)
     start_from_evidence(learner, model, [TOKENIZER.batch(list(data.sequences))], gate)
     batch = TOKENIZER.batch(list(unseen.sequences))
-    evidence, states, classes = find_evidence(model, batch, None, gate)
+    evidence, states, classes = find_evidence(model, batch, gate)
     with torch.no_grad():
         found = learner.eval()(batch, states, classes)
     valid, of_ranks = batch.valid.numpy(), []
@@ -83,7 +83,7 @@ def test_it_learns(kind: str) -> None:
         evidence=0.4, validation=unseen,
     )  # fmt: skip
     batch = TOKENIZER.batch(list(unseen.sequences))
-    evidence, states, classes = find_evidence(model, batch, None, gate)
+    evidence, states, classes = find_evidence(model, batch, gate)
     wanted = torch.stack([mark_share(own, batch.valid, 0.4) for own in evidence], -1)[batch.valid]
     mean = wanted.mean()
     constant = -(mean * mean.log() + (1 - mean) * (1 - mean).log())

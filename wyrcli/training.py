@@ -84,8 +84,7 @@ def finetune(
     class_weights: of each rank, float32 (C_r,); their mean over the windows should be 1.
     run, state, save_every_s: for :func:`wyrcli.engine.fit`.
     """
-    names = list(ranks) or [str(r) for r in range(len(explanandum.sizes))]
-    metric = metric or f"balanced_accuracy_{names[-1]}"
+    names, metric = _name_scores(explanandum, ranks, metric)
     task = _Finetuning(explanandum, tokenizer, options, names, metric, validation, class_weights)
     return fit(
         task, train, tokenizer, options, world, report, run=run, state=state, save_every_s=save_every_s
@@ -114,8 +113,7 @@ def count(
     Parameters as in :func:`finetune`, which goes on from here.  ``dropout``: share of features, in training.
     ``every_frame``: count k-mers across the borders of tokens too; :func:`read_borders` goes on from there.
     """
-    names = list(ranks) or [str(r) for r in range(len(explanandum.sizes))]
-    metric = metric or f"balanced_accuracy_{names[-1]}"
+    names, metric = _name_scores(explanandum, ranks, metric)
     network = CountingNetwork(explanandum, tokenizer.kmers(), dropout, every_frame=every_frame)
     if state is None:
         network.whiten(_first_batches(train, tokenizer, options, _TO_WHITEN))
@@ -148,8 +146,7 @@ def read_borders(
     See :mod:`wyrcli.model.borders`.  ``counted``: from :func:`count` with ``every_frame``; other parameters
     as there.
     """
-    names = list(ranks) or [str(r) for r in range(len(counted.sizes))]
-    metric = metric or f"balanced_accuracy_{names[-1]}"
+    names, metric = _name_scores(counted, ranks, metric)
     network = BorderNetwork(counted, tokenizer.kmers(), dropout, options.seed)
     if state is None:
         network.imitate(list(_first_batches(train, tokenizer, options, _TO_IMITATE)))
@@ -159,6 +156,12 @@ def read_borders(
     )
     network.cpu()
     return network.finish(next(_first_batches(train, tokenizer, options, 1))), result
+
+
+def _name_scores(explanandum: BaseExplanandum, ranks: Sequence[str], metric: str) -> tuple[list[str], str]:
+    """What the ranks are called, by number where nobody says, and the score that chooses the weights."""
+    names = list(ranks) or [str(r) for r in range(len(explanandum.sizes))]
+    return names, metric or f"balanced_accuracy_{names[-1]}"
 
 
 def _first_batches(
@@ -540,7 +543,7 @@ class _Evidence(_Explaining):
 
     def forward(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
         batch = piece.batch
-        evidence, states, classes = find_evidence(self._explanandum, batch, None, self._remove)
+        evidence, states, classes = find_evidence(self._explanandum, batch, self._remove)
         wanted = torch.stack(
             [mark_share(smooth(own, self._smoothed), batch.valid, self._share) for own in evidence], -1
         )

@@ -171,7 +171,8 @@ class BorderNetwork(nn.Module):
         own_norm = counted.backbone.encoder.layer[0].get_submodule("attention.LayerNorm")
         words = counted.backbone.embeddings.word_embeddings.weight
         with torch.no_grad():
-            self.register_buffer("teacher", own_norm(words).float(), persistent=False)
+            # (4^k, H), what the network that counted reads of each k-mer
+            self.register_buffer("teacher", own_norm(words[self.counter.ids]).float(), persistent=False)
 
     # ------------------------------------------------------------------ tables
 
@@ -219,7 +220,7 @@ class BorderNetwork(nn.Module):
         with torch.no_grad():
             every = counts.sum(1)  # (B, 4^k)
             other = self._n_attended(batch) - counts[:, 0].sum(-1, keepdim=True)
-            mean = every @ self.teacher[self.counter.ids] / (every.sum(-1, keepdim=True) + other)
+            mean = every @ self.teacher / (every.sum(-1, keepdim=True) + other)
             taught = answer_counts(self.counted, 0, mean)
         return self._classify(counts, batch), taught
 
@@ -246,9 +247,9 @@ class BorderNetwork(nn.Module):
         weight, bias = value.get_parameter("weight"), value.get_parameter("bias")
         counts = torch.cat([self.counter.frames(b.ids).sum(1) for b in batches])
         with torch.no_grad():
-            target = self.teacher[self.counter.ids] @ weight.T / self.counter.k  # (4^k, H)
+            target = self.teacher @ weight.T / self.counter.k  # (4^k, H)
             frequency = counts.sum(0) / counts.sum()
-            means = counts @ self.teacher[self.counter.ids] / counts.sum(-1, keepdim=True)
+            means = counts @ self.teacher / counts.sum(-1, keepdim=True)
         metric = self._weigh(means @ weight.T + bias)
         with torch.no_grad():
             goal = target @ metric

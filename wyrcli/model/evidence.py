@@ -26,23 +26,23 @@ _RIDGE = 0.01  # of the mean variance of a feature
 
 
 def find_evidence(
-    explanandum: BaseExplanandum, batch: TokenBatch, classes: Tensor | None, remove: Operator
+    explanandum: BaseExplanandum, batch: TokenBatch, remove: Operator
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Evidence (B, L) for each column of ``classes`` (B, K), on the class axis; the states; the classes.
-
-    Without ``classes``: for the predicted ones of all ranks.
-    """
+    """Evidence (B, L) for the predicted class of each rank; the states; the numbers (B, R) of the classes."""
     with torch.enable_grad():
         mask = torch.ones(batch.ids.shape, device=batch.ids.device, requires_grad=True)
         logits, states = explanandum.classify(batch, mask, remove)
-        if classes is None:
-            classes = explanandum.class_numbers(explanandum.predict(logits.detach())[0])
-        logs = torch.cat([own.log_softmax(-1) for own in explanandum.split(logits)], -1).gather(1, classes)
-        found = [
-            torch.autograd.grad(column.sum(), mask, retain_graph=True)[0].masked_fill(~batch.valid, 0.0)
-            for column in logs.unbind(1)
-        ]
+        gradients, classes = _derive(explanandum, logits, mask)
+    found = [gradient.masked_fill(~batch.valid, 0.0) for gradient in gradients]
     return found, [state.detach() for state in states], classes
+
+
+def _derive(explanandum: BaseExplanandum, logits: Tensor, source: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Gradients of log p of the predicted class of each rank, shaped as ``source``; the classes (B, R)."""
+    classes = explanandum.class_numbers(explanandum.predict(logits.detach())[0])
+    logs = torch.cat([own.log_softmax(-1) for own in explanandum.split(logits)], -1).gather(1, classes)
+    found = [torch.autograd.grad(column.sum(), source, retain_graph=True)[0] for column in logs.unbind(1)]
+    return found, classes
 
 
 def smooth(scores: Tensor, n_tokens: int) -> Tensor:
@@ -183,11 +183,7 @@ def _differentiate(
         else:
             mask = torch.ones(batch.ids.shape, device=batch.ids.device, requires_grad=True)
             logits, states = explanandum.classify(batch, mask, remove)
-        classes = explanandum.class_numbers(explanandum.predict(logits.detach())[0])
-        logs = torch.cat([own.log_softmax(-1) for own in explanandum.split(logits)], -1).gather(1, classes)
-        found = [
-            torch.autograd.grad(column.sum(), states[-2], retain_graph=True)[0] for column in logs.unbind(1)
-        ]
+        found, classes = _derive(explanandum, logits, states[-2])
     lengths = states[-2].detach().float().std(-1, correction=0, keepdim=True)
     weights = lengths * batch.valid[..., None] / batch.valid.sum(-1)[:, None, None].clamp_min(1)
     return [(own * weights).sum(1) for own in found], [state.detach() for state in states], classes
